@@ -1,0 +1,219 @@
+"""Configuration of MiniCPM-V 4.6 as frozen dataclasses, read from a checkpoint's `config.json`.
+
+Keys that a checkpoint leaves out take the defaults of the official configuration classes (transformers
+`models/minicpmv4_6`, `models/qwen3_5`). A value that this code does not implement raises `ValueError` with its
+name; keys that do not change the computation (dropout, initializer range, token ids of other uses) are ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeVar, cast
+
+MODEL_TYPE = "minicpmv4_6"
+
+DownsampleMode = Literal["4x", "16x"]
+LayerType = Literal["linear_attention", "full_attention"]
+DOWNSAMPLE_MODES: tuple[DownsampleMode, ...] = ("4x", "16x")
+
+_ConfigT = TypeVar("_ConfigT")
+
+
+def check_downsample_mode(value: object) -> DownsampleMode:
+    """Return `value` if it names a token compression this model has, else raise `ValueError`."""
+    if value not in DOWNSAMPLE_MODES:
+        raise ValueError(f"downsample_mode must be one of {', '.join(map(repr, DOWNSAMPLE_MODES))}, not {value!r}")
+    return cast(DownsampleMode, value)
+
+
+def _require(config: str, params: Mapping[str, Any], name: str, *supported: object) -> None:
+    """Raise if `params` sets `name` to anything but one of the `supported` values."""
+    if name in params and params[name] not in supported:
+        raise ValueError(f"{config}.{name} = {params[name]!r} is not supported; supported: {', '.join(map(repr, supported))}")
+
+
+def _pair(config: str, name: str, value: object) -> tuple[int, int]:
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise ValueError(f"{config}.{name} must be a pair of integers, not {value!r}")
+    return int(value[0]), int(value[1])
+
+
+def _known(cls: type[_ConfigT], params: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of `params` that `cls` has a field for."""
+    return {f.name: params[f.name] for f in fields(cls) if f.name in params}  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """SigLIP2 encoder with the window-attention merger; defaults of `MiniCPMV4_6VisionConfig`."""
+
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    num_channels: int = 3
+    image_size: int = 224
+    patch_size: int = 16
+    layer_norm_eps: float = 1e-6
+    insert_layer_id: int = 6
+    window_kernel_size: tuple[int, int] = (2, 2)
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"vision_config.hidden_size = {self.hidden_size} is not divisible by "
+                f"num_attention_heads = {self.num_attention_heads}"
+            )
+        if not 0 <= self.insert_layer_id < self.num_hidden_layers:
+            raise ValueError(
+                f"vision_config.insert_layer_id = {self.insert_layer_id} must name one of the "
+                f"{self.num_hidden_layers} encoder layers"
+            )
+        if self.window_kernel_size != (2, 2):
+            raise ValueError(
+                f"vision_config.window_kernel_size = {self.window_kernel_size} is not supported; supported: (2, 2)"
+            )
+
+    @classmethod
+    def from_dict(cls, params: Mapping[str, Any]) -> VisionConfig:
+        """Build from the `vision_config` section; raises `ValueError` for unsupported values."""
+        _require("vision_config", params, "model_type", "minicpmv4_6_vision")
+        _require("vision_config", params, "hidden_act", "gelu_pytorch_tanh")
+        known = _known(cls, params)
+        if "window_kernel_size" in known:
+            known["window_kernel_size"] = _pair("vision_config", "window_kernel_size", known["window_kernel_size"])
+        for name in ("image_size", "patch_size"):
+            if not isinstance(known.get(name, 0), int):
+                raise ValueError(f"vision_config.{name} = {known[name]!r} is not supported; supported: one integer")
+        return cls(**known)
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def num_patches_per_side(self) -> int:
+        """Side of the square table of learned position embeddings."""
+        return self.image_size // self.patch_size
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Qwen3.5 hybrid decoder; defaults of `Qwen3_5TextConfig`."""
+
+    vocab_size: int = 248320
+    hidden_size: int = 4096
+    intermediate_size: int = 12288
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 16
+    num_key_value_heads: int = 4
+    head_dim: int = 256
+    attention_bias: bool = False
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    partial_rotary_factor: float = 0.25
+    linear_conv_kernel_dim: int = 4
+    linear_key_head_dim: int = 128
+    linear_value_head_dim: int = 128
+    linear_num_key_heads: int = 16
+    linear_num_value_heads: int = 32
+    layer_types: tuple[LayerType, ...] = ()
+    max_position_embeddings: int = 32768
+
+    def __post_init__(self) -> None:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"text_config.num_attention_heads = {self.num_attention_heads} is not divisible by "
+                f"num_key_value_heads = {self.num_key_value_heads}"
+            )
+        if self.linear_num_value_heads % self.linear_num_key_heads:
+            raise ValueError(
+                f"text_config.linear_num_value_heads = {self.linear_num_value_heads} is not divisible by "
+                f"linear_num_key_heads = {self.linear_num_key_heads}"
+            )
+        if len(self.layer_types) != self.num_hidden_layers:
+            raise ValueError(
+                f"text_config.layer_types has {len(self.layer_types)} entries for "
+                f"num_hidden_layers = {self.num_hidden_layers}"
+            )
+        for i, layer_type in enumerate(self.layer_types):
+            if layer_type not in ("linear_attention", "full_attention"):
+                raise ValueError(
+                    f"text_config.layer_types[{i}] = {layer_type!r} is not supported; "
+                    "supported: 'linear_attention', 'full_attention'"
+                )
+
+    @classmethod
+    def from_dict(cls, params: Mapping[str, Any]) -> TextConfig:
+        """Build from the `text_config` section; raises `ValueError` for unsupported values."""
+        _require("text_config", params, "model_type", "qwen3_5_text")
+        _require("text_config", params, "hidden_act", "silu")
+        _require("text_config", params, "attn_output_gate", True)
+        _require("text_config", params, "mlp_only_layers", [], (), None)
+        known = _known(cls, params)
+
+        rope = params.get("rope_parameters") or params.get("rope_scaling") or {}
+        _require("text_config.rope_parameters", rope, "rope_type", "default")
+        # Position ids are the same on all three axes here, so sections and interleaving of MRoPE change nothing.
+        for name in ("rope_theta", "partial_rotary_factor"):
+            if name in rope:
+                known[name] = rope[name]
+
+        layers = known.get("num_hidden_layers", cls.num_hidden_layers)
+        if params.get("layer_types") is None:
+            interval = params.get("full_attention_interval") or 4
+            known["layer_types"] = tuple(
+                "linear_attention" if (i + 1) % interval else "full_attention" for i in range(layers)
+            )
+        else:
+            known["layer_types"] = tuple(params["layer_types"])
+        return cls(**known)
+
+    @property
+    def rotary_dim(self) -> int:
+        """Leading components of each attention head that are rotated."""
+        return int(self.head_dim * self.partial_rotary_factor)
+
+
+@dataclass(frozen=True)
+class MiniCPMV46Config:
+    """The whole model; defaults of `MiniCPMV4_6Config`."""
+
+    text_config: TextConfig
+    vision_config: VisionConfig
+    image_token_id: int
+    video_token_id: int
+    tie_word_embeddings: bool = False
+    downsample_mode: DownsampleMode = "16x"
+    merge_kernel_size: tuple[int, int] = (2, 2)
+    merger_times: int = 1
+
+    def __post_init__(self) -> None:
+        check_downsample_mode(self.downsample_mode)
+        if self.merge_kernel_size != (2, 2):
+            raise ValueError(f"merge_kernel_size = {self.merge_kernel_size} is not supported; supported: (2, 2)")
+        if self.merger_times < 1:
+            raise ValueError(f"merger_times = {self.merger_times} must be at least 1")
+
+    @classmethod
+    def from_dict(cls, params: Mapping[str, Any]) -> MiniCPMV46Config:
+        """Build from a whole `config.json`.
+
+        Raises:
+            ValueError: `model_type` is another model's, a placeholder id is missing, or a value is unsupported.
+        """
+        if params.get("model_type") != MODEL_TYPE:
+            raise ValueError(f"config.json has model_type {params.get('model_type')!r}, expected {MODEL_TYPE!r}")
+        _require("config", params, "drop_vision_last_layer", False)
+        for name in ("image_token_id", "video_token_id"):
+            if not isinstance(params.get(name), int):
+                raise ValueError(f"config.json needs an integer {name}, found {params.get(name)!r}")
+        known = _known(cls, params)
+        # The root's insert_layer_id replaces the vision section's, as in the official configuration class.
+        vision = {**(params.get("vision_config") or {}), "insert_layer_id": params.get("insert_layer_id", 6)}
+        known["vision_config"] = VisionConfig.from_dict(vision)
+        known["text_config"] = TextConfig.from_dict(params.get("text_config") or {})
+        if "merge_kernel_size" in known:
+            known["merge_kernel_size"] = _pair("config", "merge_kernel_size", known["merge_kernel_size"])
+        return cls(**known)

@@ -1,0 +1,195 @@
+"""Images to packed patches, bit-equal to the official PIL backend.
+
+An image is decoded to RGB, resized by Pillow to the sizes that `slicing.plan_slices` gives, cut into slices and
+patches, and normalized. A patch is a row of `patch_size * patch_size * 3` numbers in (row, column, channel) order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from .slicing import SliceOptions, SlicePlan, plan_slices
+
+
+@dataclass(frozen=True)
+class PixelOptions:
+    """How pixel levels become numbers; defaults of the official processor.
+
+    Attributes:
+        image_mean, image_std: one value a channel.
+        rescale_factor: multiplies the levels 0..255 first.
+        resample: Pillow resampling filter, 3 is bicubic.
+    """
+
+    image_mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    image_std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    rescale_factor: float = 1 / 255
+    resample: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("image_mean", "image_std"):
+            if len(getattr(self, name)) != 3:
+                raise ValueError(f"{name} needs three values, not {getattr(self, name)!r}")
+
+    def image_levels(self) -> np.ndarray:
+        """Normalized value of each level and channel of an image, float32 [256, 3].
+
+        The official order of operations decides the last bit: float64 product, rounded to float32, then float32
+        subtraction and division.
+        """
+        rescaled = (np.arange(256, dtype=np.float64) * self.rescale_factor).astype(np.float32)[:, None]
+        return (rescaled - np.float32(self.image_mean)) / np.float32(self.image_std)
+
+    def video_levels(self) -> np.ndarray:
+        """The same for a video, whose official processor scales mean and deviation instead of the pixels."""
+        scale = np.float32(1 / self.rescale_factor)
+        mean, std = np.float32(self.image_mean) * scale, np.float32(self.image_std) * scale
+        return (np.arange(256, dtype=np.float32)[:, None] - mean) / std
+
+
+@dataclass(frozen=True)
+class VisualUnits:
+    """Overview and slices of one image (or one video frame) with their patches.
+
+    Attributes:
+        plan: the geometry.
+        patches: float32 [patches of all units, patch_size * patch_size * 3].
+    """
+
+    plan: SlicePlan
+    patches: np.ndarray
+
+
+def read_image(source: Any, name: str) -> np.ndarray:
+    """Decode `source` into an RGB array.
+
+    Files, URLs, data URIs and `BytesIO` are turned upright by their EXIF tag and lose transparency; PIL images and
+    arrays are taken as they are and transparency is laid on white. Both as the official processor does.
+
+    Args:
+        source: path, URL, data URI, `BytesIO`, PIL image, or a uint8 array [H, W], [H, W, C] or [C, H, W] with
+            1, 3 or 4 channels.
+        name: what to call the image in an error.
+
+    Returns:
+        uint8 [H, W, 3].
+
+    Raises:
+        ValueError: not an image, truncated, or without pixels.
+    """
+    try:
+        if isinstance(source, (str, Path, BytesIO)):
+            from mlx_vlm.utils import load_image  # reads paths, URLs and data URIs; upright and RGB
+
+            if isinstance(source, str) and source.startswith("file://"):
+                source = source[len("file://") :]
+            image = np.asarray(load_image(source))
+        elif isinstance(source, Image.Image):
+            _check_pixels(source.height, source.width, name)
+            image = _rgb_from_pil(source)
+        else:
+            image = _rgb_from_array(np.asarray(source), name)
+    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name}: cannot read {_describe(source)}: {error}") from error
+    except ValueError as error:
+        if str(error).startswith(name):
+            raise
+        raise ValueError(f"{name}: {error}") from error
+    _check_pixels(image.shape[0], image.shape[1], name)
+    return image
+
+
+def _describe(source: Any) -> str:
+    return repr(str(source)) if isinstance(source, (str, Path)) else f"this {type(source).__name__}"
+
+
+def _check_pixels(height: int, width: int, name: str) -> None:
+    if height < 1 or width < 1:
+        raise ValueError(f"{name} has no pixels: {height}x{width} (height x width)")
+
+
+def _rgb_from_pil(image: Image.Image) -> np.ndarray:
+    if "A" in image.getbands() or image.info.get("transparency") is not None:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return np.asarray(image.convert("RGB"))
+
+
+def _rgb_from_array(array: np.ndarray, name: str) -> np.ndarray:
+    if array.dtype != np.uint8:
+        raise ValueError(f"{name} is an array of {array.dtype}; arrays of pixels must be uint8")
+    if array.ndim == 2:
+        array = array[..., None]
+    elif array.ndim == 3 and array.shape[0] in (1, 3, 4):  # channels first wins a tie, as in transformers
+        array = np.moveaxis(array, 0, -1)
+    if array.ndim != 3 or array.shape[-1] not in (1, 3, 4):
+        raise ValueError(f"{name} has shape {array.shape}; expected [H, W], [H, W, C] or [C, H, W] with 1, 3 or 4 channels")
+    if array.shape[-1] == 1:
+        return np.repeat(array, 3, axis=-1)
+    if array.shape[-1] == 4:
+        alpha = array[..., 3:] / 255
+        return np.round(alpha * array[..., :3] + (1 - alpha) * 255).astype(np.uint8)
+    return array
+
+
+def resize(image: np.ndarray, size: tuple[int, int], resample: int) -> np.ndarray:
+    """Resize uint8 [H, W, 3] to `size` = (height, width) pixels with Pillow."""
+    if image.shape[:2] == size:
+        return image  # Pillow returns a copy here too
+    height, width = size
+    resized = Image.fromarray(image).resize((width, height), resample=Image.Resampling(resample))
+    return np.asarray(resized)
+
+
+def patchify(image: np.ndarray, patch_size: int) -> np.ndarray:
+    """Cut [H, W, C] into rows of patches, [H/p * W/p, p * p * C], in reading order."""
+    height, width, channels = image.shape
+    rows, cols = height // patch_size, width // patch_size
+    patches = image.reshape(rows, patch_size, cols, patch_size, channels).transpose(0, 2, 1, 3, 4)
+    return patches.reshape(rows * cols, patch_size * patch_size * channels)
+
+
+def normalize(patches: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Map levels to numbers: uint8 [N, p * p * 3] to float32 of the same shape, by a table [256, 3]."""
+    # Take channel by channel: the last axis of a patch repeats red, green, blue.
+    out = np.empty(patches.shape, dtype=np.float32)
+    for channel in range(3):
+        np.take(levels[:, channel], patches[:, channel::3], out=out[:, channel::3])
+    return out
+
+
+def image_units(image: np.ndarray, slicing: SliceOptions, resample: int, levels: np.ndarray) -> VisualUnits:
+    """Overview and slices of one RGB image, uint8 [H, W, 3].
+
+    Args:
+        resample: Pillow resampling filter.
+        levels: table of `PixelOptions.image_levels` or `video_levels`.
+    """
+    plan = plan_slices(image.shape[0], image.shape[1], slicing)
+    p = slicing.patch_size
+    parts = [patchify(resize(image, plan.overview, resample), p)]
+    if plan.grid is not None and plan.refined is not None:
+        refined = resize(image, plan.refined, resample)
+        height, width = plan.slice_size
+        for row in range(plan.grid[0]):
+            for col in range(plan.grid[1]):
+                tile = refined[row * height : (row + 1) * height, col * width : (col + 1) * width]
+                parts.append(patchify(tile, p))
+    return VisualUnits(plan, normalize(np.concatenate(parts), levels))
+
+
+def flatten_images(images: Any) -> list[Any]:
+    """One image, a list of images or a list of lists (one a prompt) to a flat list; None to an empty one."""
+    if images is None:
+        return []
+    if isinstance(images, Sequence) and not isinstance(images, (str, bytes)):
+        return [image for entry in images for image in flatten_images(entry)]
+    return [images]

@@ -1,0 +1,275 @@
+"""The whole model: visual units are encoded and take the places that the prompt keeps for them.
+
+`LanguageModel`, `VisionModel` and `Model` have the interface that mlx-vlm calls. Their module tree is that of the
+mlx-community layout, so that what is converted with this port can be read by others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, Protocol, cast
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten
+from mlx_vlm.models.base import InputEmbeddingsFeatures, LanguageModelOutput
+
+from .config import MODEL_TYPE, MiniCPMV46Config
+from .decoder import Decoder, make_cache
+from .merger import WINDOW, Merger, WindowAttentionMerger
+from .vision import Grid, VisionModel
+from .weights import is_float32_parameter, rename_weights
+
+__all__ = ["LanguageModel", "Model", "VisionModel"]
+
+# Units of one grid are encoded together up to this many patches, eight slices of 448 pixels.
+MAX_BATCH_PATCHES = 8192
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One visual unit of a request: its patches, its size, and the token that it fills."""
+
+    start: int
+    grid: Grid
+    tokens: int
+    token_id: int
+
+    @property
+    def patches(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+
+class LanguageModel(nn.Module):
+    """Decoder and head."""
+
+    def __init__(self, config: MiniCPMV46Config) -> None:
+        super().__init__()
+        self.config = config.text_config
+        self.model_type = "qwen3_5_text"
+        self.model = Decoder(config.text_config)
+        if not config.tie_word_embeddings:
+            self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+
+    def __call__(
+        self,
+        inputs: mx.array | None,
+        inputs_embeds: mx.array | None = None,
+        mask: mx.array | None = None,
+        cache: list[Any] | None = None,
+        logits_to_keep: int | None = None,
+        **mlx_vlm_kwargs: Any,
+    ) -> LanguageModelOutput:
+        """Next-token logits.
+
+        Args:
+            inputs: token ids [batch, length]; not used where `inputs_embeds` is given.
+            inputs_embeds: [batch, length, hidden].
+            mask: [batch, length], 0 for padding; only without a cache.
+            cache: from `make_cache`; updated in place.
+            logits_to_keep: number of last positions to compute logits for; None computes all.
+            mlx_vlm_kwargs: mlx-vlm passes on everything the processor returned; none of it is used here.
+        """
+        h = self.model.embed_tokens(inputs) if inputs_embeds is None else inputs_embeds
+        h = self.model(h, mask, cache)
+        if logits_to_keep:
+            h = h[:, -logits_to_keep:]
+        h = self.model.norm(h)
+        head = self.lm_head if "lm_head" in self else self.model.embed_tokens.as_linear
+        return LanguageModelOutput(logits=head(h))
+
+    def make_cache(self) -> list[Any]:
+        """An empty cache for one request."""
+        return make_cache(self.config)
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        return self.model.layers
+
+    @property
+    def head_dim(self) -> int:
+        return self.config.head_dim
+
+    @property
+    def n_kv_heads(self) -> int:
+        return self.config.num_key_value_heads
+
+
+class HasArchitecture(Protocol):
+    """What mlx-vlm calls a model's config: it reads from and writes to it."""
+
+    model_type: str
+    architecture: MiniCPMV46Config
+
+
+class Model(nn.Module):
+    """Vision encoder, mergers and language model."""
+
+    def __init__(self, config: HasArchitecture) -> None:
+        super().__init__()
+        self.config = config
+        self.model_type = config.model_type
+        architecture = config.architecture
+        self.merger_times = architecture.merger_times
+        self.vision_tower = VisionModel(architecture.vision_config)
+        self.vit_merger = WindowAttentionMerger(architecture.vision_config)
+        self.merger = Merger(architecture)
+        self.language_model = LanguageModel(architecture)
+
+    def __call__(
+        self,
+        input_ids: mx.array,
+        pixel_values: mx.array | None = None,
+        mask: mx.array | None = None,
+        cache: list[Any] | None = None,
+        **kwargs: Any,
+    ) -> LanguageModelOutput:
+        """Logits of a whole prompt; see `get_input_embeddings` and `LanguageModel` for the arguments."""
+        features = self.get_input_embeddings(input_ids, pixel_values, mask=mask, **kwargs)
+        return self.language_model(
+            input_ids,
+            inputs_embeds=features.inputs_embeds,
+            mask=mask,
+            cache=cache,
+            logits_to_keep=kwargs.get("logits_to_keep"),
+        )
+
+    def get_input_embeddings(
+        self,
+        input_ids: mx.array,
+        pixel_values: Any = None,
+        mask: mx.array | None = None,
+        image_units: Any = None,
+        cached_image_features: Sequence[mx.array] | None = None,
+        vision_cache: Any = None,
+        _image_key: str | None = None,
+        **mlx_vlm_kwargs: Any,
+    ) -> InputEmbeddingsFeatures:
+        """Embed a prompt, with visual features in the places of placeholder tokens.
+
+        Args:
+            input_ids: [batch, length].
+            pixel_values: patches as the processor gives them, [patches, p * p * 3], or [batch, patches, …] with
+                padded rows; None for text, and where a cache holds the visual part of the prompt already.
+            mask: not needed, positions are the caches' matter.
+            image_units: [units, 4] or [batch, units, 4] as the processor gives them; rows of zeros are padding.
+            cached_image_features: result of `encode_images` for the same arguments.
+            vision_cache, _image_key: where mlx-vlm's server keeps features between requests.
+            mlx_vlm_kwargs: generation options and processor outputs that concern others.
+
+        Raises:
+            ValueError: placeholders and features differ in number.
+        """
+        embeds = self.language_model.model.embed_tokens(input_ids)
+        if pixel_values is None:
+            return InputEmbeddingsFeatures(inputs_embeds=embeds)
+
+        units = self._units(pixel_values, image_units)
+        features = cached_image_features
+        if features is None and vision_cache is not None and _image_key is not None:
+            features = vision_cache.get(_image_key)
+        if features is None:
+            features = self.encode_images(pixel_values, image_units=image_units)
+            if vision_cache is not None and _image_key is not None:
+                mx.eval(features)
+                vision_cache.put(_image_key, features)
+
+        ids = np.array(input_ids)
+        for token_id in sorted({unit.token_id for unit in units}):
+            own = [f for f, unit in zip(features, units, strict=True) if unit.token_id == token_id]
+            rows = mx.concatenate(own).astype(embeds.dtype)
+            found = int((ids == token_id).sum())
+            if found != rows.shape[0]:
+                raise ValueError(
+                    f"the prompt has {found} tokens of id {token_id} for {rows.shape[0]} visual features"
+                )
+            places = input_ids == token_id
+            order = mx.maximum(mx.cumsum(places.reshape(-1).astype(mx.int32)) - 1, 0)
+            embeds = mx.where(places[..., None], rows[order].reshape(embeds.shape), embeds)
+        return InputEmbeddingsFeatures(inputs_embeds=embeds)
+
+    def encode_images(self, pixel_values: Any, image_units: Any = None, **mlx_vlm_kwargs: Any) -> list[mx.array]:
+        """Features of each visual unit, [tokens, decoder width] each, in the processor's order.
+
+        Units of one grid run together; the compression follows from each unit's token count.
+        """
+        units = self._units(pixel_values, image_units)
+        patches = _packed(pixel_values, units)
+        groups: dict[tuple[Grid, int], list[int]] = {}
+        for i, unit in enumerate(units):
+            groups.setdefault((unit.grid, unit.tokens), []).append(i)
+
+        features: dict[int, mx.array] = {}
+        for (grid, tokens), members in groups.items():
+            vit_merger = self.vit_merger if self._uses_vit_merger(grid, tokens) else None
+            step = max(1, MAX_BATCH_PATCHES // (grid[0] * grid[1]))
+            for first in range(0, len(members), step):
+                batch = members[first : first + step]
+                stacked = mx.stack([patches[units[i].start : units[i].start + units[i].patches] for i in batch])
+                h = self.vision_tower(stacked, grid, vit_merger)
+                merged = self.merger(h, grid if vit_merger is None else (grid[0] // 2, grid[1] // 2))
+                features.update(zip(batch, merged, strict=True))
+        return [features[i] for i in range(len(units))]
+
+    def _uses_vit_merger(self, grid: Grid, tokens: int) -> bool:
+        """Whether so many tokens of a grid mean 16x (True) or 4x (False)."""
+        kept = tokens * WINDOW**self.merger_times
+        if kept * WINDOW == grid[0] * grid[1]:
+            return True
+        if kept == grid[0] * grid[1]:
+            return False
+        raise ValueError(f"a grid of {grid[0]}x{grid[1]} patches cannot become {tokens} tokens")
+
+    def _units(self, pixel_values: Any, image_units: Any) -> list[Unit]:
+        """Sizes on the host, where the shapes of the graph are decided; `image_units` comes from the processor."""
+        if image_units is None:
+            raise ValueError("pixel_values need image_units, which the processor returns beside them")
+        rows = np.array(image_units)
+        stride = pixel_values.shape[1] if pixel_values.ndim == 3 else 0
+        units = []
+        for b, row_units in enumerate(rows if rows.ndim == 3 else rows[None]):
+            start = b * stride
+            for height, width, tokens, token_id in row_units.tolist():
+                if height:
+                    units.append(Unit(start, (height, width), tokens, token_id))
+                    start += height * width
+        return units
+
+    def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
+        """Names and layouts of either checkpoint layout to this module tree; idempotent."""
+        return rename_weights(weights, self.config.architecture)
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        return self.language_model.layers
+
+    @staticmethod
+    def cast_predicate(path: str) -> bool:
+        """Which parameters `mlx_vlm.convert --dtype` may cast."""
+        return not is_float32_parameter(path)
+
+    @staticmethod
+    def quant_predicate(path: str, module: nn.Module) -> bool:
+        """Which modules `mlx_vlm.convert -q` quantizes: the decoder's matrices, as its built-in port does."""
+        return not any(
+            name in path for name in ("vision_tower", "merger", "linear_attn", "embed_tokens", "lm_head")
+        )
+
+
+def _packed(pixel_values: Any, units: Iterable[Unit]) -> mx.array:
+    """Patches of all rows in one array, [patches, p * p * 3]."""
+    patches = mx.array(pixel_values) if isinstance(pixel_values, np.ndarray) else pixel_values
+    patches = patches.reshape(-1, patches.shape[-1])
+    needed = max((unit.start + unit.patches for unit in units), default=0)
+    if needed > patches.shape[0]:
+        raise ValueError(f"image_units names {needed} patches, but pixel_values has {patches.shape[0]}")
+    return patches
+
+
+def parameter_names(config: MiniCPMV46Config) -> list[str]:
+    """Module paths of all parameters before quantization; nothing is computed or allocated for them."""
+    model = Model(cast(HasArchitecture, SimpleNamespace(model_type=MODEL_TYPE, architecture=config)))
+    return [name for name, _ in cast(list[tuple[str, mx.array]], tree_flatten(model.parameters()))]

@@ -1,0 +1,1 @@
+"""Everything that knows how mlx-vlm registers, loads and feeds a model."""

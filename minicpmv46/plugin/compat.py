@@ -1,0 +1,94 @@
+"""What this package relies on in mlx-vlm, and the one sentence that says which of it is not there.
+
+mlx-vlm changes its internals between releases. Looking at all of it before a load turns a traceback from
+deep inside into a statement about versions.
+"""
+
+import importlib
+import re
+from types import ModuleType
+
+from minicpmv46 import __version__
+
+MINIMUM = "0.7.10"
+
+NEEDED = {
+    "mlx_vlm.utils": ("MODEL_REMAPPING", "AutoProcessor", "load_model", "load_processor", "prepare_inputs"),
+    "mlx_vlm.prompt_utils": ("MODEL_CONFIG", "MessageFormat.LIST_WITH_IMAGE_FIRST", "apply_chat_template"),
+    "mlx_vlm.models.base": (
+        "InputEmbeddingsFeatures",
+        "LanguageModelOutput",
+        "ensure_fused_sdpa",
+        "scaled_dot_product_attention",
+    ),
+    "mlx_vlm.models.cache": (
+        "ArraysCache.advance",
+        "ArraysCache.make_mask",
+        "ArraysCache.update_recurrent",
+        "ArraysCache.update_window",
+        "KVCache",
+    ),
+    "mlx_vlm.models.qwen3_5.gated_delta": ("gated_delta_kernel",),
+}
+TABLES = ("mlx_vlm.utils.MODEL_REMAPPING", "mlx_vlm.prompt_utils.MODEL_CONFIG")  # written to: must be dicts
+
+
+def problems() -> list[str]:
+    """Everything that does not fit, a clause each; empty when all fits."""
+    package = import_or_none("mlx_vlm")
+    if package is None:
+        return ["it is not installed"]
+    found = []
+    version = release(installed_version(package))
+    if version and version < release(MINIMUM):
+        found.append(f"it is older than {MINIMUM}")
+    for module_name, attributes in NEEDED.items():
+        module = import_or_none(module_name)
+        if module is None:
+            found.append(f"{module_name} is missing")
+            continue
+        for attribute in attributes:
+            name = f"{module_name}.{attribute}"
+            value = lookup(module, attribute)
+            if value is None:
+                found.append(f"{name} is missing")
+            elif name in TABLES and not isinstance(value, dict):
+                found.append(f"{name} is not a dict")
+    return found
+
+
+def require() -> None:
+    """Raise RuntimeError with one sentence when the installed mlx-vlm does not fit this package."""
+    if found := problems():
+        package = import_or_none("mlx_vlm")
+        version = "" if package is None else f" {installed_version(package)}"
+        raise RuntimeError(
+            f"minicpmv46 {__version__} does not fit mlx-vlm{version}: {', '.join(found)} "
+            "(MINICPMV46_DISABLE=1 gives back mlx-vlm's own minicpmv4_6)."
+        )
+
+
+def import_or_none(name: str) -> ModuleType | None:
+    """Import a module of mlx-vlm; None if it or a parent does not exist. Other failures are raised."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        return None
+
+
+def installed_version(package: ModuleType) -> str:
+    return str(getattr(package, "__version__", "of unknown version"))
+
+
+def release(version: str) -> tuple[int, ...]:
+    """The release numbers of a version: 0.7.10 of "0.7.10.dev1"; () where there are none."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+
+
+def lookup(module: ModuleType, attribute: str) -> object | None:
+    value: object | None = module
+    for name in attribute.split("."):
+        value = getattr(value, name, None)
+    return value

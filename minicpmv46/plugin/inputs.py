@@ -1,0 +1,96 @@
+"""mlx-vlm's `prepare_inputs` for our processor.
+
+mlx-vlm decodes videos and flattens transparency before a processor is asked, at its own rates and without the
+processor's options, and it tokenizes prompts without media past the processor. Here everything goes to the processor,
+with mlx-vlm's video flags and those of its keywords that are the processor's options.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from minicpmv46.image import flatten_images, read_image
+from minicpmv46.processing import MiniCPMV46Processor
+from minicpmv46.video import VideoFile, flatten_videos
+
+# Keywords of the processor that are arguments of this function.
+_OWN = ("text", "images", "videos", "add_special_tokens", "padding", "padding_side", "return_tensors")
+_OPTIONS = tuple(
+    name for name in inspect.signature(MiniCPMV46Processor.__call__).parameters if name not in ("self", *_OWN)
+)
+_SAMPLING = ("fps", "nframes", "min_frames", "max_frames")
+
+
+def prepare_inputs(
+    processor: MiniCPMV46Processor,
+    images: Any = None,
+    audio: Any = None,
+    videos: Any = None,
+    prompts: str | Sequence[str] | None = None,
+    image_token_index: int | None = None,
+    resize_shape: tuple[int, int] | None = None,
+    add_special_tokens: bool = False,
+    padding: bool = True,
+    padding_side: str = "left",
+    pad_to_uniform_size: bool = False,
+    return_tensors: str = "mlx",
+    **kwargs: Any,
+) -> dict[str, mx.array]:
+    """Inputs of a request, with `mlx_vlm.utils.prepare_inputs`' signature.
+
+    `kwargs` holds generation options too; those that name an option of the processor go to it.
+
+    Raises:
+        ValueError: audio is given, or what the processor raises.
+    """
+    if audio is not None and (not hasattr(audio, "__len__") or len(audio) > 0):
+        raise ValueError("MiniCPM-V 4.6 takes no audio")
+    options = {name: kwargs[name] for name in _OPTIONS if kwargs.get(name) is not None}
+    sources = flatten_images(_given(images))
+    if resize_shape is not None:
+        sources = [_fit(read_image(s, f"image {i}"), resize_shape) for i, s in enumerate(sources)]
+    inputs = processor(
+        text=prompts if isinstance(prompts, str) else list(prompts or ()),
+        images=sources,
+        videos=_video_files(_given(videos), options),
+        add_special_tokens=add_special_tokens,
+        padding=padding,
+        padding_side=padding_side,
+        return_tensors="mlx",
+        **options,
+    )
+    return dict(inputs)
+
+
+def _given(media: Any) -> Any:
+    return None if media is not None and hasattr(media, "__len__") and len(media) == 0 else media
+
+
+def _video_files(videos: Any, options: dict[str, Any]) -> list[Any] | None:
+    """Paths together with the sampling that mlx-vlm's flags asked for, which then leaves `options`."""
+    if videos is None:
+        return None
+    entries = flatten_videos(videos)
+    asked = {name: options.pop(name, None) for name in _SAMPLING}
+    rates = asked.pop("fps")
+    if not isinstance(rates, (list, tuple)):
+        rates = [rates] * len(entries)
+    if len(rates) != len(entries):
+        raise ValueError(f"fps has {len(rates)} values for {len(entries)} videos")
+    return [
+        VideoFile(str(video), fps=rate, **asked) if isinstance(video, (str, Path)) else video
+        for video, rate in zip(entries, rates, strict=True)
+    ]
+
+
+def _fit(image: Any, box: tuple[int, int]) -> Any:
+    """mlx-vlm's `--resize-shape`: the largest size of the image's shape within `box` = (width, height)."""
+    from mlx_vlm.utils import resize_image
+    from PIL import Image
+
+    return resize_image(Image.fromarray(image), box)

@@ -1,0 +1,136 @@
+"""mlx-vlm's `apply_chat_template` for our checkpoints.
+
+mlx-vlm's own message builder puts a video on every message, system and assistant turns included, and drops video
+entries of content lists. Here media stay where the caller put them, and what comes beside the messages (`num_images`,
+`video`) goes to the last user message: images, then videos, then its text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+IMAGE_TYPES = ("image", "image_url", "input_image")
+VIDEO_TYPES = ("video", "video_url", "input_video")
+TEXT_TYPES = ("text", "input_text", "output_text")
+
+# Arguments of mlx-vlm's builder that say nothing to a template.
+_BUILDER_ARGUMENTS = ("fps", "max_pixels")
+
+
+def apply_chat_template(
+    original: Callable[..., Any],
+    processor: Any,
+    config: Any,
+    prompt: Any,
+    add_generation_prompt: bool = True,
+    return_messages: bool = False,
+    num_images: int = 0,
+    num_audios: int = 0,
+    video: Any = None,
+    **kwargs: Any,
+) -> Any:
+    """Render `prompt` with the checkpoint's template, with `mlx_vlm.prompt_utils.apply_chat_template`'s signature.
+
+    Args:
+        original: mlx-vlm's function, which renders the finished messages.
+        prompt: a text, a message, or a list of either.
+        num_images: images of the request; those without a place in a message go to the last user message.
+        video: path or paths; likewise.
+
+    Raises:
+        ValueError: audio is asked for, or media have no user message to go to.
+    """
+    if num_audios:
+        raise ValueError("MiniCPM-V 4.6 takes no audio")
+    num_videos = 0 if not video else len(video) if isinstance(video, (list, tuple)) else 1
+    messages = build_messages(prompt, num_images, num_videos)
+    if return_messages:
+        return messages
+    from mlx_vlm.prompt_utils import get_chat_template
+
+    variables = {name: value for name, value in kwargs.items() if name not in _BUILDER_ARGUMENTS}
+    return get_chat_template(processor, messages, add_generation_prompt, **variables)
+
+
+def build_messages(prompt: Any, num_images: int = 0, num_videos: int = 0) -> list[dict[str, Any]]:
+    """Messages in the official form, content either a text or a list of image, video and text entries."""
+    entries = prompt if isinstance(prompt, (list, tuple)) else [prompt]
+    messages = [_message(entry) for entry in entries]
+    extra = {
+        "image": num_images - sum(_count(m, "image") for m in messages),
+        "video": num_videos - sum(_count(m, "video") for m in messages),
+    }
+    for kind, missing in extra.items():
+        if missing < 0:
+            # More places than media: the processor says so, with both counts.
+            extra[kind] = 0
+    if any(extra.values()):
+        users = [m for m in messages if m["role"] == "user"]
+        if not users:
+            raise ValueError(f"{num_images} images and {num_videos} videos have no user message to go to")
+        content = users[-1]["content"]
+        parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+        added = [{"type": kind} for kind, missing in extra.items() for _ in range(missing)]
+        users[-1]["content"] = added + parts
+    return messages
+
+
+def _count(message: Mapping[str, Any], kind: str) -> int:
+    content = message["content"]
+    return sum(part["type"] == kind for part in content) if isinstance(content, list) else 0
+
+
+def _message(entry: Any) -> dict[str, Any]:
+    if isinstance(entry, str):
+        return {"role": "user", "content": entry}
+    if not isinstance(entry, Mapping):
+        if not hasattr(entry, "role"):
+            raise ValueError(f"a message must be a text or have a role and content, not {type(entry).__name__}")
+        entry = {"role": entry.role, "content": getattr(entry, "content", "")}
+    message = dict(entry)
+    message.setdefault("role", "user")
+    message["content"] = _content(message.get("content"))
+    if message.get("tool_calls"):
+        message["tool_calls"] = [_tool_call(call) for call in message["tool_calls"]]
+    return message
+
+
+def _tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool call with its arguments as a mapping, which the template iterates; servers get them as JSON text."""
+    call = dict(call)
+    function = dict(call.get("function") or call)
+    if isinstance(function.get("arguments"), str):
+        try:
+            function["arguments"] = json.loads(function["arguments"])
+        except ValueError as error:
+            raise ValueError(f"arguments of tool call {function.get('name')!r} are not JSON: {error}") from error
+    return {**call, "function": function} if "function" in call else function
+
+
+def _content(content: Any) -> str | list[dict[str, Any]]:
+    """A text, or entries of the three kinds that the template knows, in their order."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, Sequence):
+        raise ValueError(f"a message's content must be a text or a list, not {type(content).__name__}")
+    parts: list[dict[str, Any]] = []
+    for part in content:
+        if isinstance(part, str):
+            parts.append({"type": "text", "text": part})
+            continue
+        kind = part.get("type", "text")
+        if kind in IMAGE_TYPES:
+            parts.append({"type": "image"})
+        elif kind in VIDEO_TYPES:
+            parts.append({"type": "video"})
+        elif kind in TEXT_TYPES:
+            parts.append({"type": "text", "text": part.get("text") or part.get("content") or ""})
+        else:
+            raise ValueError(f"a message has a part of type {kind!r}; this model takes text, image and video")
+    if all(part["type"] == "text" for part in parts):
+        return "\n".join(part["text"] for part in parts)
+    return parts

@@ -1,0 +1,182 @@
+"""What changes in `mlx_vlm.utils` and `mlx_vlm.prompt_utils`, and when it asks us instead.
+
+Every replaced function serves our `model_type` (or our processor) itself and hands everything else to the
+original unchanged. A name that this mlx-vlm does not have is passed over here; `compat` reports it when one
+of our checkpoints is loaded, since importing mlx-vlm for another model must not fail because of us.
+"""
+
+import functools
+import importlib
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from minicpmv46.plugin import compat
+from minicpmv46.plugin.hook import ARCHITECTURE
+
+MODEL_TYPE = "minicpmv4_6"
+HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
+MARK = "__minicpmv46__"
+
+Function = Callable[..., Any]
+
+
+def patch_utils(utils: ModuleType) -> None:
+    """Make `mlx_vlm.utils` resolve, load and feed our checkpoints through this package."""
+    # First of all what reports the rest.
+    if callable(getattr(utils, "load_model", None)):
+        replace(utils, "load_model", checked_load)
+    else:
+        replace(utils, "get_model_and_args", checked_resolution)
+
+    remapping = getattr(utils, "MODEL_REMAPPING", None)
+    if isinstance(remapping, dict):
+        remapping[MODEL_TYPE] = ARCHITECTURE.rpartition(".")[2]
+
+    auto_processor = getattr(utils, "AutoProcessor", None)
+    if auto_processor is not None and not isinstance(auto_processor, ProcessorRouter):
+        utils.AutoProcessor = ProcessorRouter(auto_processor)  # type: ignore[attr-defined]
+
+    replace(utils, "prepare_inputs", routed_inputs)
+
+
+def patch_prompt_utils(prompt_utils: ModuleType) -> None:
+    """Make `mlx_vlm.prompt_utils` build our messages with image entries, as the official template wants."""
+    formats = getattr(prompt_utils, "MODEL_CONFIG", None)
+    image_first = compat.lookup(prompt_utils, "MessageFormat.LIST_WITH_IMAGE_FIRST")
+    if isinstance(formats, dict) and image_first is not None:
+        formats[MODEL_TYPE] = image_first
+
+    replace(prompt_utils, "apply_chat_template", routed_template)
+
+
+class ProcessorRouter:
+    """`transformers.AutoProcessor` for mlx-vlm's loader, with our processor for our checkpoints.
+
+    It stands in front of AutoProcessor instead of patching it: importing mlx-vlm's own port patches
+    `AutoProcessor.from_pretrained` for our model type, and its patch hides why a processor did not load.
+    """
+
+    def __init__(self, auto_processor: Any) -> None:
+        self.auto_processor = auto_processor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.auto_processor, name)
+
+    def from_pretrained(self, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
+        hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+        if checkpoint_model_type(pretrained_model_name_or_path, hub) != MODEL_TYPE:
+            return self.auto_processor.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        from minicpmv46.processing import MiniCPMV46Processor
+
+        # mlx-vlm hands over everything `load` was called with; the rest is not for a processor.
+        return MiniCPMV46Processor.from_pretrained(pretrained_model_name_or_path, **hub)
+
+
+def checked_load(original: Function) -> Function:
+    """`load_model`: mlx-vlm and the checkpoint are looked at before anything is read."""
+
+    def load_model(*args: Any, **kwargs: Any) -> Any:
+        folder = argument(original, 0, args, kwargs)
+        if isinstance(folder, str | Path) and folder_model_type(Path(folder)) == MODEL_TYPE:
+            # Says what does not fit. Here, since mlx-vlm hides an ImportError that names the model's module.
+            importlib.import_module(ARCHITECTURE)
+            from minicpmv46.checkpoint import check_checkpoint
+
+            check_checkpoint(Path(folder))
+        return original(*args, **kwargs)
+
+    return load_model
+
+
+def checked_resolution(original: Function) -> Function:
+    """`get_model_and_args`, for an mlx-vlm whose `load_model` is gone."""
+
+    def get_model_and_args(*args: Any, **kwargs: Any) -> Any:
+        if declared_model_type(argument(original, 0, args, kwargs)) == MODEL_TYPE:
+            compat.require()
+        return original(*args, **kwargs)
+
+    return get_model_and_args
+
+
+def routed_inputs(original: Function) -> Function:
+    def prepare_inputs(*args: Any, **kwargs: Any) -> Any:
+        if not is_our_processor(argument(original, 0, args, kwargs)):
+            return original(*args, **kwargs)
+        from minicpmv46.plugin.inputs import prepare_inputs as ours
+
+        return ours(*args, **kwargs)
+
+    return prepare_inputs
+
+
+def routed_template(original: Function) -> Function:
+    def apply_chat_template(*args: Any, **kwargs: Any) -> Any:
+        if declared_model_type(argument(original, 1, args, kwargs)) != MODEL_TYPE:
+            return original(*args, **kwargs)
+        from minicpmv46.plugin.messages import apply_chat_template as ours
+
+        return ours(original, *args, **kwargs)
+
+    return apply_chat_template
+
+
+def replace(module: ModuleType, name: str, make: Callable[[Function], Function]) -> None:
+    """Replace `module.name` by `make(original)`, and wherever else the original was imported by name."""
+    original = getattr(module, name, None)
+    if not callable(original) or getattr(original, MARK, False):
+        return
+    replacement = functools.wraps(original)(make(original))
+    setattr(replacement, MARK, True)
+    for other in list(sys.modules.values()):
+        if isinstance(other, ModuleType):
+            for bound in [key for key, value in dict(vars(other)).items() if value is original]:
+                setattr(other, bound, replacement)
+
+
+def argument(function: Function, position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The argument that `function` takes at `position`, however it was passed; None if it was not."""
+    if position < len(args):
+        return args[position]
+    names = list(inspect.signature(function).parameters)
+    return kwargs.get(names[position]) if position < len(names) else None
+
+
+def is_our_processor(processor: object) -> bool:
+    # Without importing our processor for the sake of other models: while it is not loaded, none exists.
+    ours = getattr(sys.modules.get("minicpmv46.processing"), "MiniCPMV46Processor", None)
+    return ours is not None and isinstance(processor, ours)
+
+
+def declared_model_type(config: object) -> str | None:
+    """The model type of a config, a dict or an object, in lower case as mlx-vlm compares it."""
+    value = config.get("model_type") if isinstance(config, dict) else getattr(config, "model_type", None)
+    return value.lower() if isinstance(value, str) else None
+
+
+def folder_model_type(folder: Path) -> str | None:
+    """The model type in a checkpoint's config.json.
+
+    None where it cannot be read: the caller then goes on to the original, which has its own words for it.
+    """
+    try:
+        return declared_model_type(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+
+
+def checkpoint_model_type(path: str | Path, hub: dict[str, Any]) -> str | None:
+    """The same of a folder or of a repository on the hub."""
+    if Path(path).is_dir():
+        return folder_model_type(Path(path))
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return folder_model_type(Path(hf_hub_download(str(path), "config.json", **hub)).parent)
+    except (OSError, ValueError):
+        return None

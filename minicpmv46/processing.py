@@ -1,0 +1,340 @@
+"""The processor: prompts, images and videos to the arrays that the model takes.
+
+Options travel as arguments of one call and are never kept, so one processor serves any number of threads. The result
+carries each visual unit's size and token count (`image_units`), so nothing has to be repeated at generation and
+units of both compressions can share a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoTokenizer, BatchFeature
+
+from .image import VisualUnits, flatten_images, image_units, read_image
+from .processor_options import (
+    SAMPLING_OPTIONS,
+    SLICE_OPTIONS,
+    ImageProcessor,
+    VideoProcessor,
+    load_processor_options,
+    save_processor_options,
+    with_options,
+)
+from .prompt import SpecialTokens, expand_placeholders, image_placeholder, video_placeholder
+from .video import VideoFile, flatten_videos, open_video, video_units
+
+IMAGE_OPTIONS = SLICE_OPTIONS
+VIDEO_OPTIONS = (*SLICE_OPTIONS, *SAMPLING_OPTIONS, "do_sample_frames")
+
+# Tokens that the decoder needs beside those of `SpecialTokens`.
+_PAD_TOKEN = "<|endoftext|>"
+
+
+@dataclass(frozen=True)
+class MediaInputs:
+    """Images and videos of a call, ready for the prompt and for the model.
+
+    Attributes:
+        placeholders: text that replaces each image's, and each video's, placeholder.
+        units: visual units with the id of the token they fill.
+    """
+
+    images: list[str]
+    videos: list[str]
+    units: list[tuple[VisualUnits, int]]
+
+
+class MiniCPMV46Processor:
+    """Tokenizer and image and video options of one checkpoint.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        image_processor: options of images.
+        video_processor: options of videos.
+        chat_template: Jinja template; None takes the tokenizer's.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        image_processor: ImageProcessor | None = None,
+        video_processor: VideoProcessor | None = None,
+        chat_template: str | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor or ImageProcessor()
+        self.video_processor = video_processor or VideoProcessor()
+        self.chat_template = chat_template if chat_template is not None else tokenizer.chat_template
+        self.special_tokens = _special_tokens(tokenizer)
+        self.image_token, self.video_token = self.special_tokens.image_token, self.special_tokens.video_token
+        self.image_token_id = _token_id(tokenizer, self.image_token)
+        self.video_token_id = _token_id(tokenizer, self.video_token)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = _PAD_TOKEN
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, **hub_options: Any) -> MiniCPMV46Processor:
+        """Read a processor from a folder or a hub repository.
+
+        Args:
+            path: folder, or repository id.
+            hub_options: `revision`, `token`, `cache_dir`, `force_download`, `local_files_only` of a download.
+
+        Raises:
+            ValueError: a file holds values that are not supported, or the tokenizer lacks a placeholder token.
+            OSError: the tokenizer's files are missing.
+        """
+        folder = Path(path)
+        if not folder.is_dir():
+            from huggingface_hub import snapshot_download
+
+            folder = Path(snapshot_download(str(path), allow_patterns=["*.json", "*.jinja", "*.txt"], **hub_options))
+        image_processor, video_processor = load_processor_options(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        return cls(tokenizer, image_processor, video_processor)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write tokenizer, template and options in the official layout; `from_pretrained` reads them back."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_processor_options(folder, self.image_processor, self.video_processor)
+        self.tokenizer.save_pretrained(folder)
+        if self.chat_template is not None:
+            (folder / "chat_template.jinja").write_text(self.chat_template, encoding="utf-8")
+
+    def __call__(
+        self,
+        text: str | Sequence[str],
+        images: Any = None,
+        videos: Any = None,
+        *,
+        downsample_mode: str | None = None,
+        max_slice_nums: int | None = None,
+        slice_mode: bool | None = None,
+        scale_resolution: int | None = None,
+        use_image_id: bool | None = None,
+        max_num_frames: int | None = None,
+        stack_frames: int | None = None,
+        do_sample_frames: bool | None = None,
+        fps: float | Sequence[float] | None = None,
+        nframes: int | None = None,
+        min_frames: int | None = None,
+        max_frames: int | None = None,
+        video_metadata: Any = None,
+        images_kwargs: Mapping[str, Any] | None = None,
+        videos_kwargs: Mapping[str, Any] | None = None,
+        add_special_tokens: bool = False,
+        padding: bool = True,
+        padding_side: str = "left",
+        return_tensors: str | None = None,
+    ) -> BatchFeature:
+        """Turn prompts with placeholders, and their media, into model inputs. None takes the checkpoint's default.
+
+        Args:
+            text: one prompt or several, with one `<|image_pad|>` an image and one `<|video_pad|>` a video.
+            images: images of all prompts in order; see `image.read_image` for what one may be.
+            videos: videos of all prompts in order: paths, arrays of frames, lists of frames.
+            downsample_mode: "16x" or "4x" tokens, for images and videos.
+            max_slice_nums: largest number of slices of an image or a frame.
+            slice_mode: False keeps overviews only.
+            scale_resolution: side in pixels of a unit's square.
+            use_image_id: number the images and videos in the prompt.
+            max_num_frames: largest number of main frames of a video.
+            stack_frames: pictures a second, 1 without stacking.
+            do_sample_frames: False uses all frames of videos that are given decoded.
+            fps: main frames a second, one for all videos or one a video; 1 is the official rate.
+            nframes, min_frames, max_frames: mlx-vlm's frame counts; see `sampling.SamplingOptions`.
+            video_metadata: for decoded videos, one entry a video with total_num_frames, fps and duration.
+            images_kwargs, videos_kwargs: options for images or for videos only; they win over the plain ones.
+            add_special_tokens: passed to the tokenizer.
+            padding, padding_side: whether and where shorter prompts are padded.
+            return_tensors: None or "np" for numpy arrays, "mlx" for MLX arrays.
+
+        Returns:
+            `input_ids` and `attention_mask`, int32 [prompts, length]; with media also `pixel_values`, float32
+            [patches, patch_size**2 * 3], and `image_units`, int32 [units, 4]: patch rows, patch columns, tokens, and
+            the id of the token that the unit fills. Images' units come first, then videos'.
+
+        Raises:
+            ValueError: media and placeholders differ in number, media cannot be read, an option has a value that is
+                not supported.
+            TypeError: an option is unknown.
+        """
+        if return_tensors not in (None, "np", "mlx"):
+            raise ValueError(f"return_tensors must be None, 'np' or 'mlx', not {return_tensors!r}")
+        texts = [text] if isinstance(text, str) else list(text)
+        shared = {
+            "downsample_mode": downsample_mode,
+            "max_slice_nums": max_slice_nums,
+            "slice_mode": slice_mode,
+            "scale_resolution": scale_resolution,
+        }
+        image_options = _merge(shared, images_kwargs, IMAGE_OPTIONS, "images_kwargs")
+        sampled = {"max_num_frames": max_num_frames, "stack_frames": stack_frames, "do_sample_frames": do_sample_frames}
+        video_options = _merge({**shared, **sampled}, videos_kwargs, VIDEO_OPTIONS, "videos_kwargs")
+
+        video_list = flatten_videos(videos)
+        metadata = _one_each(video_metadata, len(video_list), "video_metadata")
+        rates = _one_each(fps, len(video_list), "fps", shared=True)
+        counts = {"nframes": nframes, "min_frames": min_frames, "max_frames": max_frames}
+        media = self._process_media(
+            flatten_images(images), video_list, metadata, rates, counts, image_options, video_options
+        )
+        expanded = expand_placeholders(
+            texts,
+            media.images,
+            media.videos,
+            self.special_tokens,
+            use_image_id=self.image_processor.use_image_id if use_image_id is None else use_image_id,
+        )
+        encoded = self.tokenizer(
+            expanded, padding=padding, padding_side=padding_side, add_special_tokens=add_special_tokens
+        )
+        data: dict[str, Any] = {
+            "input_ids": _int_rows(encoded["input_ids"]),
+            "attention_mask": _int_rows(encoded["attention_mask"]),
+        }
+        if media.units:
+            self._check_placeholders(data["input_ids"], media)
+            data["pixel_values"] = np.concatenate([units.patches for units, _ in media.units])
+            data["image_units"] = np.array(
+                [
+                    (rows, cols, tokens, token_id)
+                    for units, token_id in media.units
+                    for (rows, cols), tokens in zip(units.plan.patch_grids, units.plan.token_counts, strict=True)
+                ],
+                dtype=np.int32,
+            )
+        if return_tensors == "mlx":
+            import mlx.core as mx
+
+            data = {k: mx.array(v) if isinstance(v, np.ndarray) else v for k, v in data.items()}
+        return BatchFeature(data)
+
+    def _process_media(
+        self,
+        images: list[Any],
+        videos: list[Any],
+        metadata: list[Any],
+        rates: list[Any],
+        counts: Mapping[str, int | None],
+        image_options: Mapping[str, Any],
+        video_options: Mapping[str, Any],
+    ) -> MediaInputs:
+        slicing = with_options(self.image_processor.slicing, image_options)
+        pixels = self.image_processor.pixels
+        levels = pixels.image_levels()
+
+        def process_image(entry: tuple[int, Any]) -> VisualUnits:
+            index, image = entry
+            return image_units(read_image(image, f"image {index}"), slicing, pixels.resample, levels)
+
+        # Pillow and numpy release the interpreter lock, so several images are decoded and resized at once.
+        if len(images) > 1:
+            with ThreadPoolExecutor(max_workers=min(len(images), 8)) as pool:
+                image_results = list(pool.map(process_image, enumerate(images)))
+        else:
+            image_results = [process_image(entry) for entry in enumerate(images)]
+
+        video_slicing = with_options(self.video_processor.slicing, video_options)
+        sampling = with_options(self.video_processor.sampling, video_options)
+        sample = video_options.get("do_sample_frames")
+        sample = self.video_processor.do_sample_frames if sample is None else sample
+        video_results = []
+        for index, video in enumerate(videos):
+            name = f"video {index}"
+            asked = video if isinstance(video, VideoFile) else VideoFile("", rates[index], **counts)
+            source = open_video(video, metadata[index], name, sample=sample)
+            video_results.append(
+                video_units(source, asked.sampling(sampling), video_slicing, self.video_processor.pixels, name)
+            )
+        tokens = self.special_tokens
+        return MediaInputs(
+            images=[image_placeholder(units.plan, tokens) for units in image_results],
+            videos=[video_placeholder([units.plan for units in clip], tokens) for clip in video_results],
+            units=[
+                *((units, self.image_token_id) for units in image_results),
+                *((units, self.video_token_id) for clip in video_results for units in clip),
+            ],
+        )
+
+    def _check_placeholders(self, input_ids: Any, media: MediaInputs) -> None:
+        """Every visual token must have its place in the tokenized prompt."""
+        ids = np.concatenate([np.asarray(row).ravel() for row in input_ids])
+        for token, token_id in ((self.image_token, self.image_token_id), (self.video_token, self.video_token_id)):
+            wanted = sum(sum(units.plan.token_counts) for units, unit_id in media.units if unit_id == token_id)
+            found = int((ids == token_id).sum())
+            if found != wanted:
+                raise ValueError(f"the tokenizer made {found} {token} tokens of {wanted} in the prompt")
+
+    def apply_chat_template(
+        self,
+        conversation: Sequence[Mapping[str, Any]],
+        *,
+        chat_template: str | None = None,
+        tokenize: bool = False,
+        add_generation_prompt: bool = False,
+        **template_variables: Any,
+    ) -> Any:
+        """Render messages with the checkpoint's template; further keywords are the template's variables."""
+        return self.tokenizer.apply_chat_template(
+            conversation,
+            chat_template=chat_template or self.chat_template,
+            tokenize=tokenize,
+            add_generation_prompt=add_generation_prompt,
+            **template_variables,
+        )
+
+    def decode(self, token_ids: Any, **options: Any) -> str:
+        """Tokenizer's `decode`."""
+        return self.tokenizer.decode(token_ids, **options)
+
+    def batch_decode(self, sequences: Any, **options: Any) -> list[str]:
+        """Tokenizer's `batch_decode`."""
+        return self.tokenizer.batch_decode(sequences, **options)
+
+
+def _merge(
+    shared: Mapping[str, Any], own: Mapping[str, Any] | None, names: Sequence[str], argument: str
+) -> dict[str, Any]:
+    unknown = set(own or ()) - set(names)
+    if unknown:
+        raise TypeError(f"{argument} has unknown options {', '.join(sorted(unknown))}; known: {', '.join(names)}")
+    return {**shared, **(own or {})}
+
+
+def _one_each(value: Any, count: int, argument: str, *, shared: bool = False) -> list[Any]:
+    """One entry a video: a list of as many, one entry for a single video, or (`shared`) one for all."""
+    if isinstance(value, (list, tuple)):
+        if len(value) != count:
+            raise ValueError(f"{argument} has {len(value)} entries for {count} videos")
+        return list(value)
+    if value is not None and count > 1 and not shared:
+        raise ValueError(f"{argument} has one entry for {count} videos")
+    return [value] * count
+
+
+def _int_rows(rows: list[list[int]]) -> Any:
+    """int32 [prompts, length], or the lists themselves where unpadded prompts differ in length."""
+    return np.array(rows, dtype=np.int32) if len({len(row) for row in rows}) == 1 else rows
+
+
+def _special_tokens(tokenizer: Any) -> SpecialTokens:
+    """The checkpoint's names where its tokenizer still knows them; conversion by mlx-vlm drops them."""
+    defaults = SpecialTokens()
+    return SpecialTokens(
+        **{name: getattr(tokenizer, name, None) or getattr(defaults, name) for name in vars(defaults)}
+    )
+
+
+def _token_id(tokenizer: Any, token: str) -> int:
+    token_id = tokenizer.convert_tokens_to_ids(token)
+    if token_id is None or token_id == tokenizer.unk_token_id:
+        raise ValueError(f"the tokenizer has no token {token!r}")
+    return int(token_id)

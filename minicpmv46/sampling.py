@@ -1,0 +1,136 @@
+"""Which frames of a video the model sees: main frames, and sub-frames stacked into one picture a second.
+
+Arithmetic on indices only. With the default rate of one main frame a second it gives the official
+`MiniCPMV4_6VideoProcessor` result; other rates and frame counts (mlx-vlm's `--fps`, `--video-num-frames`, …) replace
+the second by the interval between main frames.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+# Clips that are too long are sampled on this grid of seconds, which is then thinned evenly.
+LONG_CLIP_GRID = 0.1
+
+
+@dataclass(frozen=True)
+class VideoMetadata:
+    """What a file (or the caller) says of a clip.
+
+    Attributes:
+        total_num_frames: frames in the clip, at least 1.
+        fps: frames a second, positive.
+        duration: seconds.
+    """
+
+    total_num_frames: int
+    fps: float
+    duration: float
+
+    def __post_init__(self) -> None:
+        if self.total_num_frames < 1 or not self.fps > 0 or not self.duration > 0:
+            raise ValueError(
+                f"a video needs frames, a frame rate and a duration; this one has total_num_frames="
+                f"{self.total_num_frames}, fps={self.fps}, duration={self.duration}"
+            )
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How many frames to take.
+
+    Attributes:
+        max_num_frames: largest number of main frames.
+        stack_frames: pictures a second: 1 takes main frames only, N adds N-1 sub-frames composed into one picture.
+        fps: main frames a second; 1 is the official rate.
+        nframes: exact number of main frames, evenly spaced; overrides `fps`.
+        min_frames: take this many main frames, evenly spaced, where `fps` would give fewer.
+    """
+
+    max_num_frames: int = 128
+    stack_frames: int = 1
+    fps: float = 1.0
+    nframes: int | None = None
+    min_frames: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_num_frames", "stack_frames", "nframes", "min_frames"):
+            value = getattr(self, name)
+            if value is None and name in ("nframes", "min_frames"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, not {value!r}")
+        if isinstance(self.fps, bool) or not isinstance(self.fps, (int, float)) or not 0 < self.fps < math.inf:
+            raise ValueError(f"fps must be a positive number, not {self.fps!r}")
+
+
+def sample_units(metadata: VideoMetadata, options: SamplingOptions) -> list[tuple[int, ...]]:
+    """Frame indices of each visual unit, in the order the model sees them.
+
+    A unit of one index is a frame as it is, a unit of several is a picture composed of them. With stacking, the
+    composed pictures follow their main frames.
+
+    Raises:
+        ValueError: `nframes` or `min_frames` asks for more frames than there are, or the metadata contradict
+            each other.
+    """
+    main, interval = _main_indices(metadata, options)
+    # The cap holds for main frames that `fps` gives; an exact number of frames is taken as it is.
+    limit = max(options.max_num_frames, len(main))
+    stacks = _sub_indices(metadata, options.stack_frames, interval, limit) if options.stack_frames > 1 else []
+    units: list[tuple[int, ...]] = []
+    for i, index in enumerate(main):
+        units.append((index,))
+        # The i-th main frame is followed by the i-th second's sub-frames, also where long clips thin the main frames.
+        if i < len(stacks) and stacks[i]:
+            units.append(tuple(stacks[i]))
+    last = max(index for unit in units for index in unit)
+    if last >= metadata.total_num_frames:
+        raise ValueError(
+            f"the video has {metadata.total_num_frames} frames, but its duration of {metadata.duration} s at "
+            f"{metadata.fps} frames a second asks for frame {last}"
+        )
+    return units
+
+
+def _thin(values: list, count: int) -> list:
+    """At most `count` of `values`, evenly spaced, first and last included."""
+    if len(values) <= count:
+        return values
+    return [values[i] for i in np.linspace(0, len(values) - 1, count, dtype=int)]
+
+
+def _main_indices(metadata: VideoMetadata, options: SamplingOptions) -> tuple[list[int], float]:
+    """Indices of the main frames and the seconds between them."""
+    total, fps, duration = metadata.total_num_frames, metadata.fps, metadata.duration
+    exact = options.nframes
+    if exact is None and options.min_frames is not None and math.ceil(duration * options.fps) < options.min_frames:
+        exact = options.min_frames
+    if exact is not None:
+        if exact > total:
+            name = "nframes" if options.nframes is not None else "min_frames"
+            raise ValueError(f"{name} = {exact} is more than the {total} frames of the video")
+        indices = np.linspace(0, total - 1, exact).round().astype(int)
+        return indices.tolist(), duration / exact
+
+    interval = 1 / options.fps
+    if duration * options.fps > options.max_num_frames:
+        step = min(LONG_CLIP_GRID, interval)
+        timestamps = [round(i * step, 1) if step == LONG_CLIP_GRID else i * step for i in range(int(duration / step))]
+        return _thin([min(int(t * fps), total - 1) for t in timestamps], options.max_num_frames), interval
+    return [int(i * interval * fps) for i in range(math.ceil(duration * options.fps))], interval
+
+
+def _sub_indices(metadata: VideoMetadata, stacked: int, interval: float, limit: int) -> list[list[int]]:
+    """Indices of the sub-frames, one list for each interval (a second at the official rate), some empty."""
+    intervals = math.ceil(metadata.duration / interval)
+    positions = [i + j / stacked for i in range(intervals) for j in range(1, stacked)]  # in intervals
+    positions = [p for p in positions if p * interval < metadata.duration]
+    positions = _thin(positions, limit * (stacked - 1))
+    groups: list[list[int]] = [[] for _ in range(intervals)]
+    for p in positions:
+        groups[int(p)].append(min(int(p * interval * metadata.fps), metadata.total_num_frames - 1))
+    return groups

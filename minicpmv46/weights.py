@@ -1,0 +1,72 @@
+"""From a checkpoint's tensors to the module tree: one table of names and two changes of layout.
+
+Official checkpoints store RMSNorm weights as offsets from one and convolutions in torch's layout. The mlx-community
+layout, which `mlx_vlm.convert` writes, has this module tree's names, the one added, and MLX's layout. Only names of
+the official layout are changed, so renaming twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+import mlx.core as mx
+
+from .config import MiniCPMV46Config
+
+# Official prefix -> this module tree's, first match wins.
+PREFIXES = {
+    "model.language_model.": "language_model.model.",
+    "model.vision_tower.vit_merger.": "vit_merger.",
+    "model.vision_tower.": "vision_tower.",
+    "model.merger.": "merger.",
+    "lm_head.": "language_model.lm_head.",
+}
+
+# RMSNorms of the decoder whose weight w is used as 1 + w; `linear_attn.norm` is not among them.
+_OFFSET_NORM = re.compile(r"(input_layernorm|post_attention_layernorm|q_norm|k_norm|^language_model\.model\.norm)\.weight$")
+
+# Tensors that checkpoints may carry and this model computes or does without: position ids, multi-token prediction.
+_UNUSED = re.compile(r"(^|\.)mtp\.|\.position_ids$")
+
+
+def renamed(name: str) -> str:
+    """The module path of a tensor; names of the mlx-community layout stay as they are."""
+    for official, own in PREFIXES.items():
+        if name.startswith(official):
+            return own + name[len(official) :]
+    return name
+
+
+def is_official(names: Iterable[str]) -> bool:
+    """Whether tensors are named in the official layout."""
+    return any(name.startswith("model.") for name in names)
+
+
+def is_unused(name: str, config: MiniCPMV46Config) -> bool:
+    """Whether a tensor of a checkpoint has no place in the model by design."""
+    return bool(_UNUSED.search(name)) or (config.tie_word_embeddings and renamed(name) == "language_model.lm_head.weight")
+
+
+def is_float32_parameter(path: str) -> bool:
+    """Parameters that keep the checkpoint's or full precision, whatever the rest is stored in."""
+    return bool(_OFFSET_NORM.search(path)) or path.endswith((".A_log", ".dt_bias"))
+
+
+def rename_weights(weights: Mapping[str, mx.array], config: MiniCPMV46Config) -> dict[str, mx.array]:
+    """Tensors of either layout by module path, in MLX's layout, norm weights with the one added in float32."""
+    official = is_official(weights)
+    out = {}
+    for name, value in weights.items():
+        if is_unused(name, config):
+            continue
+        path = renamed(name)
+        if official:
+            if _OFFSET_NORM.search(path):
+                value = 1 + value.astype(mx.float32)
+            elif path.endswith("conv1d.weight"):
+                value = value.swapaxes(1, 2)  # [channels, 1, kernel] to [channels, kernel, 1]
+            elif path.endswith("patch_embedding.weight"):
+                value = value.transpose(0, 2, 3, 1)  # [out, channels, p, p] to [out, p, p, channels]
+        out[path] = value
+    return out

@@ -1,0 +1,436 @@
+"""The requests on which the port is compared with the official implementation, stage by stage.
+
+A case names a small checkpoint (`tiny.VARIANTS`), a chat with its pictures and clips inside the turns, and
+the processor's options. Pixels come from committed PNG files or from integer patterns, never from floating
+point or a lossy decoder, so that every machine sees the same bytes; `Case.digest` says whether a recorded
+file still belongs to its case. Nothing here needs torch.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+MEDIA = Path(__file__).parent / "data" / "media"
+
+# mp4 files for tests that decode: name to (frames, fps, height, width). What they decode to depends on the
+# decoder, so no case uses them.
+MP4_FILES = {
+    "pan_short.mp4": (30, 10.0, 96, 128),
+    "pan_long.mp4": (150, 12.5, 90, 160),
+    "jump.mp4": (66, 29.97, 144, 112),
+}
+
+
+def pattern(kind: str, height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A [height, width, 3] uint8 picture made with integer arithmetic only."""
+    y = np.arange(height, dtype=np.int64)[:, None]
+    x = np.arange(width, dtype=np.int64)[None, :]
+    if kind == "gradient":
+        planes = [
+            x * 255 // max(width - 1, 1) + 0 * y,
+            y * 255 // max(height - 1, 1) + 0 * x,
+            (x + y + 31 * seed) % 256,
+        ]
+    elif kind == "tiles":  # checks of three sizes, so that every resize has edges to blur
+        planes = [((x // s + y // s + seed) % 2) * (255 - 10 * s) + s for s in (7, 16, 29)]
+    elif kind == "waves":
+        planes = [
+            (x * x // 97 + y * (3 + seed)) % 256,
+            (y * y // 61 + x * 2) % 256,
+            (x * y // (53 + seed)) % 256,
+        ]
+    elif kind == "noise":
+        return np.random.RandomState(seed).randint(0, 256, (height, width, 3), dtype=np.int64).astype(np.uint8)
+    else:
+        raise ValueError(f"unknown pattern {kind!r}")
+    return np.stack([np.broadcast_to(p, (height, width)) for p in planes], axis=-1).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A still picture: a committed file, or a pattern of size (height, width), converted to a Pillow mode."""
+
+    source: str
+    size: tuple[int, int] | None = None
+    seed: int = 0
+    crop: tuple[int, int, int, int] | None = None  # left, top, right, bottom
+    mode: str | None = None
+
+    def load(self) -> Image.Image:
+        """The Pillow image, in its own mode."""
+        if self.size is not None:
+            image = Image.fromarray(pattern(self.source, *self.size, self.seed))
+        else:
+            image = _open(self.source)
+        if self.crop is not None:
+            image = image.crop(self.crop)
+        if self.mode is not None:
+            image = image.convert(self.mode)
+        return image
+
+
+@cache
+def _open(name: str) -> Image.Image:
+    with Image.open(MEDIA / name) as image:
+        image.load()
+        return image.copy()
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Decoded frames: a window moving over a committed picture, or a pattern seeded by the frame number."""
+
+    source: str
+    frames: int
+    fps: float
+    size: tuple[int, int]
+    duration: float | None = None  # seconds; frames / fps where the container says nothing else
+
+    def load(self) -> np.ndarray:
+        """[frames, height, width, 3] uint8."""
+        height, width = self.size
+        if not self.source.endswith(".png"):
+            return np.stack([pattern(self.source, height, width, i) for i in range(self.frames)])
+        picture = np.asarray(_open(self.source).convert("RGB"))
+        down, right = picture.shape[0] - height, picture.shape[1] - width
+        last = max(self.frames - 1, 1)
+        tops = [down * i // last for i in range(self.frames)]
+        lefts = [right * ((5 * i) % self.frames) // last for i in range(self.frames)]
+        return np.stack([picture[t : t + height, s : s + width] for t, s in zip(tops, lefts, strict=True)])
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The fields of the official `VideoMetadata`."""
+        return {
+            "total_num_frames": self.frames,
+            "fps": self.fps,
+            "duration": self.frames / self.fps if self.duration is None else self.duration,
+            "height": self.size[0],
+            "width": self.size[1],
+        }
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message. A string is plain string content; a tuple is a list of parts, media where they stand."""
+
+    role: str
+    content: "str | tuple[str | Picture | Clip, ...]"
+
+    def message(self) -> dict[str, Any]:
+        if isinstance(self.content, str):
+            return {"role": self.role, "content": self.content}
+        return {"role": self.role, "content": [_part(part) for part in self.content]}
+
+
+def _part(part: "str | Picture | Clip") -> dict[str, str]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    return {"type": "image" if isinstance(part, Picture) else "video"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Processor options of a request; None leaves the checkpoint's default."""
+
+    downsample_mode: str | None = None
+    max_slice_nums: int | None = None
+    slice_mode: bool | None = None
+    use_image_id: bool | None = None
+    stack_frames: int | None = None
+    max_num_frames: int | None = None
+
+    def kwargs(self) -> dict[str, Any]:
+        """The options that are set."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One request. `pictures` and `clips` are its media in order of appearance."""
+
+    name: str
+    turns: tuple[Turn, ...]
+    options: Options = field(default_factory=Options)
+    variant: str = "base"
+    enable_thinking: bool = False
+    new_tokens: int = 8
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """Messages for a chat template, with empty image and video items as placeholders."""
+        return [turn.message() for turn in self.turns]
+
+    @property
+    def pictures(self) -> list[Picture]:
+        return [part for part in self._parts() if isinstance(part, Picture)]
+
+    @property
+    def clips(self) -> list[Clip]:
+        return [part for part in self._parts() if isinstance(part, Clip)]
+
+    @property
+    def downsample_mode(self) -> str:
+        return self.options.downsample_mode or "16x"
+
+    def _parts(self) -> Iterator["str | Picture | Clip"]:
+        for turn in self.turns:
+            if not isinstance(turn.content, str):
+                yield from turn.content
+
+    def digest(self) -> str:
+        """Sha256 of everything that goes in: the definition and every pixel."""
+        parts = [repr((self.turns, self.options, self.variant, self.enable_thinking, self.new_tokens)).encode()]
+        for picture in self.pictures:
+            image = picture.load()
+            parts += [
+                repr((image.mode, image.size)).encode(),
+                image.tobytes(),
+                bytes(image.getpalette() or []),
+            ]
+        for clip in self.clips:
+            parts.append(clip.load().tobytes())
+        return hashlib.sha256(b"|".join(parts)).hexdigest()
+
+
+def _ask(*parts: "str | Picture | Clip") -> tuple[Turn, ...]:
+    return (Turn("user", parts),)
+
+
+def _text_cases() -> Iterator[Case]:
+    yield Case("text_hello", (Turn("user", "Hello!"),), new_tokens=16)
+    yield Case("text_parts", _ask("What is this?", "Answer in one word."))
+    yield Case("text_thinking", (Turn("user", "Why is the sky blue?"),), enable_thinking=True)
+    chat = (
+        Turn("system", "You are a helpful assistant."),
+        Turn("user", "Write the numbers from 1 to 10."),
+        Turn("assistant", "<think>\nEasy.\n</think>\n\n1 2 3 4 5 6 7 8 9 10"),
+        Turn("user", "And now back?"),
+    )
+    yield Case("text_chat_system", chat)
+    yield Case("text_chat_thinking", chat[1:], enable_thinking=True, variant="value_heads")
+    tags = "What does <image> mean beside <slice>, </image> and (<image>./</image>)? <image_id>3</image_id>"
+    yield Case("text_literal_tags", (Turn("user", tags),))
+    yield Case("text_literal_tokens", (Turn("user", "<tool_call>{}</tool_call> <|im_end|> <|vision_start|> <unk>"),))
+    marks = "e\u0301t\u00e9 \u0928\u092e\u0938\u094d\u0924\u0947 \u56fe\u7247\u91cc\u6709\u4ec0\u4e48\uff1f "
+    marks += "\U0001f600\r\n\t x  12345 don't"
+    yield Case("text_unicode", (Turn("user", marks),))
+    long = " ".join(f"Line {i} of the page is about river {i * 7 % 13}." for i in range(20))
+    yield Case("text_long", (Turn("user", long),), variant="untied")
+    yield Case("text_empty", (Turn("user", ""),), variant="value_heads")
+    yield Case("text_bf16", (Turn("user", "What color is the flower?"),), variant="bf16")
+    yield Case("text_chat_untied", chat, variant="untied")
+
+
+_DESCRIBE = "Describe this image"
+
+
+def _image_cases() -> Iterator[Case]:
+    temple, flower, officer = Picture("temple.png"), Picture("flower.png"), Picture("officer.png")
+    page, receipt, slide, roof = (
+        Picture("page.png"),
+        Picture("receipt_l.png"),
+        Picture("slide.png"),
+        Picture("roof.png"),
+    )
+
+    # Photographs and pages in both token modes
+    yield Case("photo_sliced", _ask(temple, _DESCRIBE))
+    yield Case("photo_sliced_4x", _ask(temple, _DESCRIBE), Options("4x"))
+    yield Case("photo_portrait", _ask(flower, _DESCRIBE), variant="value_heads")
+    yield Case("photo_portrait_4x", _ask(flower, _DESCRIBE), Options("4x"), variant="untied")
+    yield Case("photo_upscaled", _ask(roof, _DESCRIBE), variant="untied")
+    yield Case("photo_bf16", _ask(roof, _DESCRIBE), variant="bf16")
+    yield Case("photo_bf16_4x_sliced", _ask(officer, _DESCRIBE), Options("4x", max_slice_nums=2), variant="bf16")
+    yield Case("photo_crop_odd", _ask(Picture("temple.png", crop=(13, 7, 350, 308)), "What is this?"))
+    yield Case("photo_text_first", _ask("What color is the sky?", officer), enable_thinking=True)
+    yield Case("photo_literal_tags", _ask(flower, "Is <image> or </slice> written on it? (<image>./</image>)"))
+    yield Case("photo_system", (Turn("system", "Answer in one word."), *_ask(roof, "Where is it?")))
+    yield Case("photo_no_text", _ask(roof))
+    yield Case("page_sliced", _ask(page, "What is the text on the page?"))
+    yield Case("page_one_slice", _ask(page, "What is the title?"), Options(max_slice_nums=1))
+    yield Case("page_two_slices", _ask(page, "What is the title?"), Options(max_slice_nums=2), variant="untied")
+    yield Case("page_five_slices_4x", _ask(page, "Read figure 1."), Options("4x", max_slice_nums=5))
+    yield Case("receipt_l", _ask(receipt, "How much is item 7?"), variant="value_heads")
+    yield Case("receipt_l_4x", _ask(receipt, "How much is item 7?"), Options("4x"))
+    yield Case("slide_36_slices", _ask(slide, "Read the table."), Options(max_slice_nums=36))
+    yield Case("slide_no_slices", _ask(slide, "Read the table."), Options(slice_mode=False))
+    yield Case("slide_no_slices_4x", _ask(slide, "Read the table."), Options("4x", slice_mode=False))
+
+    # Pillow modes: transparency goes on white, palettes and grey levels become RGB
+    yield Case("mode_rgba", _ask(Picture("gift_rgba.png"), "What is it?"))
+    yield Case("mode_rgba_wide", _ask(Picture("logo_rgba.png"), "What does it say?"), variant="value_heads")
+    yield Case("mode_la", _ask(Picture("logo_la.png"), "What does it say?"))
+    yield Case("mode_l", _ask(Picture("flower_l.png"), _DESCRIBE), Options("4x"))
+    yield Case("mode_p_transparent", _ask(Picture("flower_p.png"), _DESCRIBE))
+    yield Case("mode_bilevel", _ask(Picture("roof.png", mode="1"), _DESCRIBE))
+    yield Case("mode_cmyk", _ask(Picture("roof.png", mode="CMYK"), _DESCRIBE), variant="untied")
+
+    # Sizes and shapes; every side is (height, width)
+    yield Case("tiny_1x1", _ask(Picture("noise", (1, 1), 5), _DESCRIBE))
+    yield Case("tiny_3x5", _ask(Picture("noise", (3, 5), 6), _DESCRIBE))
+    yield Case("tiny_3x5_4x", _ask(Picture("noise", (3, 5), 6), _DESCRIBE), Options("4x"), variant="value_heads")
+    yield Case("tiny_17x23", _ask(Picture("waves", (17, 23)), _DESCRIBE))
+    yield Case("tiny_2x1", _ask(Picture("noise", (2, 1), 7), _DESCRIBE), variant="untied")
+    yield Case("strip_40x900", _ask(Picture("waves", (40, 900)), _DESCRIBE))
+    yield Case("strip_40x900_4x", _ask(Picture("waves", (40, 900)), _DESCRIBE), Options("4x"))
+    yield Case("strip_12x1100", _ask(Picture("tiles", (12, 1100)), _DESCRIBE), variant="value_heads")
+    yield Case("strip_line_1x300", _ask(Picture("gradient", (1, 300)), _DESCRIBE))
+    yield Case("strip_sliced_300x1500", _ask(Picture("waves", (300, 1500), 2), _DESCRIBE))
+    yield Case("column_900x40", _ask(Picture("waves", (900, 40)), _DESCRIBE))
+    yield Case("column_sliced_1400x210_4x", _ask(Picture("tiles", (1400, 210)), _DESCRIBE), Options("4x"))
+    yield Case("odd_449x447", _ask(Picture("gradient", (449, 447)), _DESCRIBE))
+    yield Case("odd_449x449", _ask(Picture("tiles", (449, 449), 1), _DESCRIBE))
+    yield Case("odd_448x448", _ask(Picture("waves", (448, 448)), _DESCRIBE), variant="untied")
+    yield Case("odd_451x767", _ask(Picture("gradient", (451, 767), 3), _DESCRIBE), variant="value_heads")
+    yield Case("odd_613x331_4x", _ask(Picture("waves", (613, 331), 1), _DESCRIBE), Options("4x"))
+    yield Case("odd_997x701_five", _ask(Picture("tiles", (997, 701)), _DESCRIBE), Options(max_slice_nums=5))
+    yield Case("large_1344x1344", _ask(Picture("gradient", (1344, 1344), 1), _DESCRIBE))
+    yield Case("large_1500x1100_36", _ask(Picture("waves", (1500, 1100)), "Read it."), Options(max_slice_nums=36))
+    yield Case("large_2100x1500_36", _ask(Picture("tiles", (2100, 1500)), "Read it."), Options(max_slice_nums=36))
+    yield Case(
+        "large_900x1300_4x",
+        _ask(Picture("gradient", (900, 1300), 2), "Read it."),
+        Options("4x", max_slice_nums=6),
+    )
+    yield Case("large_no_ids", _ask(Picture("gradient", (700, 1300)), "Read it."), Options(use_image_id=False))
+
+    # Several pictures and several turns
+    compare = "Compare the two images"
+    yield Case("two_photos", _ask(roof, flower, compare))
+    yield Case("two_photos_between", _ask("The first:", roof, "The second:", temple, compare), variant="untied")
+    yield Case("two_photos_4x", _ask(roof, Picture("tiles", (300, 900)), compare), Options("4x", max_slice_nums=3))
+    yield Case("two_photos_no_ids", _ask(flower, roof, compare), Options(use_image_id=False))
+    eleven = tuple(Picture("waves", (30 + 7 * i, 60 - 4 * i), i) for i in range(11))
+    yield Case("eleven_small", _ask(*eleven, "How many images?"), new_tokens=4)
+    chat = (
+        Turn("user", (roof, "What is this?")),
+        Turn("assistant", "It is a temple."),
+        Turn("user", (Picture("tiles", (60, 200)), "And this?")),
+        Turn("assistant", ("A pattern.",)),
+        Turn("user", "What did the first image show?"),
+    )
+    yield Case("chat_two_pictures", chat, variant="value_heads")
+    yield Case("chat_two_pictures_thinking", chat, enable_thinking=True)
+
+
+def _video_cases() -> Iterator[Case]:
+    ask = "Describe the video"
+    plain = Options(max_slice_nums=1, use_image_id=False)  # what the model card recommends for clips
+    pan = Clip("temple.png", 24, 10, (64, 112))
+    yield Case("clip_short", _ask(pan, ask), plain)
+    yield Case("clip_short_4x", _ask(pan, ask), Options("4x", max_slice_nums=1, use_image_id=False))
+    yield Case("clip_defaults", _ask(pan, ask), variant="value_heads")
+    yield Case("clip_one_frame", _ask(Clip("flower.png", 1, 10, (80, 60)), ask), plain)
+    yield Case("clip_portrait", _ask(Clip("flower.png", 38, 12.5, (90, 60)), ask), plain, variant="untied")
+    yield Case("clip_29_97", _ask(Clip("waves", 91, 29.97, (64, 112)), ask), plain)
+    yield Case("clip_bf16", _ask(Clip("temple.png", 13, 12.5, (64, 112)), ask), plain, variant="bf16")
+    four = Options(max_slice_nums=1, use_image_id=False, max_num_frames=4)
+    eight = Options(max_slice_nums=1, use_image_id=False, max_num_frames=8)
+    yield Case("clip_exactly_max", _ask(Clip("temple.png", 40, 10, (64, 112)), ask), four)
+    yield Case("clip_just_over_max", _ask(Clip("temple.png", 41, 10, (64, 112)), ask), four)
+    yield Case("clip_long", _ask(Clip("temple.png", 120, 12.5, (64, 112)), ask), four)
+    yield Case("clip_long_29_97", _ask(Clip("tiles", 300, 29.97, (48, 80)), ask), eight, variant="value_heads")
+    yield Case("clip_container_duration", _ask(Clip("temple.png", 60, 10, (64, 112), duration=5.6), ask), eight)
+    for stack in (2, 3, 4, 5):
+        options = Options(max_slice_nums=1, use_image_id=False, stack_frames=stack, max_num_frames=8)
+        clip = Clip("temple.png", 24, 10, (64, 112)) if stack != 4 else Clip("flower.png", 27, 12.5, (90, 60))
+        yield Case(f"clip_stack_{stack}", _ask(clip, ask), options, variant="untied" if stack == 5 else "base")
+    stacked = Options("4x", 1, use_image_id=False, stack_frames=3, max_num_frames=4)
+    yield Case("clip_stack_3_4x", _ask(Clip("temple.png", 20, 10, (64, 112)), ask), stacked)
+    long_stack = Options(max_slice_nums=1, use_image_id=False, stack_frames=3, max_num_frames=4)
+    yield Case("clip_stack_3_long", _ask(Clip("waves", 95, 12.5, (64, 112)), ask), long_stack)
+    long_stack = Options(max_slice_nums=1, use_image_id=False, stack_frames=5, max_num_frames=4)
+    yield Case("clip_stack_5_long", _ask(Clip("temple.png", 210, 29.97, (90, 60)), ask), long_stack)
+    square = Options(max_slice_nums=1, use_image_id=False, stack_frames=3)
+    yield Case("clip_stack_3_square", _ask(Clip("tiles", 15, 10, (56, 56)), ask), square)
+    yield Case("clip_stack_2_tall", _ask(Clip("tiles", 15, 10, (120, 40)), ask), Options(stack_frames=2))
+    yield Case("clip_sliced", _ask(Clip("gradient", 20, 10, (240, 1000)), ask), Options(use_image_id=False))
+    yield Case("clip_sliced_4x", _ask(Clip("waves", 11, 10, (500, 480)), ask), Options("4x", max_slice_nums=2))
+    sliced_stack = Options(max_slice_nums=4, stack_frames=3, use_image_id=False)
+    yield Case("clip_sliced_stack", _ask(Clip("waves", 14, 10, (240, 420)), ask), sliced_stack)
+    yield Case("clip_no_slices", _ask(Clip("waves", 14, 10, (500, 480)), ask), Options(slice_mode=False))
+    two = (pan, Clip("flower.png", 25, 12.5, (90, 60)))
+    yield Case("two_clips", _ask(*two, "What is different?"), Options(max_slice_nums=1))
+    two_stacked = Options(max_slice_nums=1, use_image_id=False, stack_frames=3, max_num_frames=2)
+    yield Case("two_clips_stack_long", _ask(*two, "What is different?"), two_stacked)
+    roof, mixed = Picture("roof.png"), Clip("flower.png", 15, 10, (64, 64))
+    yield Case("image_and_clip", _ask(roof, mixed, "Is the image in the video?"), plain)
+    yield Case("image_and_clip_ids", _ask(mixed, roof, "Is the image in the video?"), variant="value_heads")
+    yield Case("image_and_clip_4x", _ask(mixed, "and", Picture("temple.png"), "?"), Options("4x", max_slice_nums=2))
+    chat = (
+        Turn("system", "Be brief."),
+        Turn("user", (mixed, "What happens?")),
+        Turn("assistant", "A flower moves."),
+        Turn("user", (roof, "Was this in it?")),
+    )
+    yield Case("chat_clip_then_picture", chat, plain, enable_thinking=True)
+
+
+CASES: tuple[Case, ...] = (*_text_cases(), *_image_cases(), *_video_cases())
+BY_NAME: dict[str, Case] = {case.name: case for case in CASES}
+if len(BY_NAME) != len(CASES):
+    raise ValueError("two cases have the same name")
+
+
+def geometry_inputs(count: int, seed: int = 0) -> list[tuple[int, int, str, int, bool]]:
+    """`count` distinct (height, width, token mode, max_slice_nums, slice_mode), a tenth awkward corners."""
+    sides = [
+        1,
+        2,
+        13,
+        14,
+        27,
+        28,
+        29,
+        55,
+        56,
+        57,
+        112,
+        223,
+        224,
+        225,
+        447,
+        448,
+        449,
+        633,
+        634,
+        895,
+        896,
+        1344,
+    ]
+    corners = [
+        (height, width, mode, slices, True)
+        for height in sides
+        for width in (height, 1, 448, 1000, 3000)
+        for mode, slices in (("16x", 9), ("4x", 36))
+    ]
+    random = np.random.RandomState(seed)
+    found = dict.fromkeys(corners[:: max(1, math.ceil(10 * len(corners) / count))])
+    while len(found) < count:
+        height = int(2 ** random.uniform(0, 12))
+        width = int(min(4096, max(1, height * 2 ** random.uniform(-3, 3))))
+        slices = int(random.choice([1, 2, 3, 4, 5, 6, 9, 12, 16, 25, 36]))
+        mode = "4x" if random.randint(2) else "16x"
+        found[(height, width, mode, slices, bool(random.randint(10) > 0))] = None
+    return list(found)[:count]
+
+
+def sampling_inputs(count: int, seed: int = 0) -> list[tuple[int, float, float, int, int]]:
+    """`count` distinct (frames, fps, duration in seconds, max_num_frames, stack_frames)."""
+    random = np.random.RandomState(seed)
+    found: dict[tuple[int, float, float, int, int], None] = {}
+    while len(found) < count:
+        fps = float(random.choice([1, 5, 7.5, 10, 12.5, 15, 23.976, 24, 25, 29.97, 30, 59.94, 60]))
+        seconds = float(random.choice([0.3, 1, 2, 3.5, 4, 8, 8.1, 20, 64, 128, 129, 200])) + random.randint(3) / fps
+        frames = max(1, round(seconds * fps))
+        maximum, stack = int(random.choice([1, 2, 4, 8, 64, 128])), int(random.randint(1, 6))
+        found[(frames, fps, frames / fps, maximum, stack)] = None
+    return list(found)

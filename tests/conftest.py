@@ -1,0 +1,49 @@
+"""Shared fixtures: small checkpoints in the official layout, loaded the way users load them."""
+
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+import tiny
+
+import minicpmv46  # noqa: F401  registers, also where the wheel's .pth file is not installed
+from minicpmv46.model import Model
+from minicpmv46.plugin.model_config import ModelConfig
+from minicpmv46.processing import MiniCPMV46Processor
+
+
+def load_model(folder: Path) -> Model:
+    """Weights of a folder in this project's model, in float32."""
+    model = Model(ModelConfig.from_dict(json.loads((folder / "config.json").read_text())))
+    weights: dict[str, mx.array] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        weights.update(mx.load(str(file)))
+    model.load_weights(list(model.sanitize(weights).items()), strict=True)
+    model.set_dtype(mx.float32)
+    return model
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of a variant of the small checkpoint."""
+
+    @cache
+    def make(variant: str = "base") -> Path:
+        return tiny.make_checkpoint(tmp_path_factory.mktemp(variant), variant)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def model(checkpoint: Callable[[str], Path]) -> Callable[[str], Model]:
+    """Model of a variant, float32."""
+    return cache(lambda variant="base": load_model(checkpoint(variant)))
+
+
+@pytest.fixture(scope="session")
+def processor(checkpoint: Callable[[str], Path]) -> Callable[[str], MiniCPMV46Processor]:
+    """Processor of a variant."""
+    return cache(lambda variant="base": MiniCPMV46Processor.from_pretrained(checkpoint(variant)))

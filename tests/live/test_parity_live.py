@@ -1,0 +1,81 @@
+"""Every stage of every case against the official implementation, computed side by side. Needs torch."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import stages
+from cases import CASES, Case, geometry_inputs
+
+pytest.importorskip("torch")
+pytest.importorskip("torchvision")
+
+import oracle
+from golden_data import GeometryInput
+
+from minicpmv46.slicing import SliceOptions, plan_slices
+from minicpmv46.vision import position_ids
+
+LEVEL = 2 / 255  # one of 256 levels, in normalized pixels
+
+
+@pytest.fixture(scope="session")
+def official(checkpoint: Callable[[str], Path]) -> Callable[[str], oracle.Oracle]:
+    """The official model and processor of a variant."""
+    return cache(lambda variant: oracle.Oracle(checkpoint(variant)))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_stages(case: Case, official: Any, model: Any, processor: Any) -> None:
+    expected = official(case.variant).run(case)
+    inputs = stages.process(processor(case.variant), case)
+
+    np.testing.assert_array_equal(inputs["input_ids"][0], expected["input_ids"])
+    frames = len(expected["pixel_values"]) - int(expected["image_patches"])
+    if len(expected["tokens"]):
+        np.testing.assert_array_equal(inputs["image_units"][:, :2], expected["target_sizes"])
+        np.testing.assert_array_equal(inputs["image_units"][:, 2], expected["tokens"])
+        images = slice(0, int(expected["image_patches"]))
+        np.testing.assert_array_equal(inputs["pixel_values"][images], expected["pixel_values"][images])
+    if frames:
+        difference = np.abs(inputs["pixel_values"] - expected["pixel_values"])
+        assert difference.max() <= 2.01 * LEVEL
+        assert (difference > LEVEL / 2).mean() <= 0.02  # noise shows the two resizes' rounding most
+        own = stages.run(model(case.variant), inputs, case.new_tokens, 1)
+        np.testing.assert_array_equal(own["greedy"], expected["greedy"], err_msg="greedy tokens from our own pixels")
+        inputs["pixel_values"] = expected["pixel_values"]
+
+    result = stages.run(model(case.variant), inputs, case.new_tokens, len(expected["logits"]))
+    if len(expected["tokens"]):
+        stages.assert_close(result["vision_features"], expected["vision_features"], stages.TOLERANCE, "vision features")
+    stages.assert_close(result["hidden_states"], expected["hidden_states"], stages.TOLERANCE, "hidden states")
+    stages.assert_close(result["logits"], expected["logits"], stages.TOLERANCE, "logits")
+    np.testing.assert_array_equal(result["greedy"], expected["greedy"])
+
+
+@pytest.mark.parametrize("videos", [False, True], ids=["images", "videos"])
+def test_geometry(videos: bool) -> None:
+    """Sizes, grids and token counts for thousands of sizes, modes and slice limits."""
+    rows = [GeometryInput(*row) for row in geometry_inputs(8000, seed=int(videos))]
+    assert len(rows) >= 5000
+    for given in rows:
+        expected = oracle.official_geometry(given, videos)
+        options = SliceOptions(given.downsample_mode, given.max_slice_nums, slice_mode=given.slice_mode)  # type: ignore[arg-type]
+        plan = plan_slices(given.height, given.width, options)
+        assert plan.overview == expected.overview, given
+        assert (plan.grid or (0, 0)) == expected.grid, given
+        assert plan.refined == expected.refined, given
+        assert tuple(plan.token_counts) == expected.unit_tokens, given
+
+
+def test_positions() -> None:
+    """The integer position table equals the official bucketing for every side that a picture can have."""
+    import torch
+    from transformers.vision_utils import get_vision_nearest_position_ids
+
+    for side in (*range(1, 400), 714, 1024, 2857, 5003):
+        expected = get_vision_nearest_position_ids(torch.tensor([[side, 3]]), 70)
+        np.testing.assert_array_equal(np.array(position_ids((side, 3), 70)), expected.numpy(), err_msg=str(side))

@@ -1,0 +1,67 @@
+"""This project's answer to a case, stage by stage, under the names that the oracle gives its stages."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from cases import Case
+from tiny import STOP_TOKENS
+
+from minicpmv46.model import Model
+from minicpmv46.processing import MiniCPMV46Processor
+
+# Largest difference of float32 results, relative to the largest value of the reference.
+TOLERANCE = 1e-4
+# With our own video pixels, where Pillow stands in for torchvision (at most 2 of 255 levels on few values).
+VIDEO_TOLERANCE = 1e-2
+
+
+def prompt(processor: MiniCPMV46Processor, case: Case) -> str:
+    """The rendered chat, placeholders not yet expanded."""
+    return processor.apply_chat_template(
+        case.messages, add_generation_prompt=True, enable_thinking=case.enable_thinking
+    )
+
+
+def process(processor: MiniCPMV46Processor, case: Case) -> dict[str, Any]:
+    """Model inputs of a case."""
+    return dict(
+        processor(
+            prompt(processor, case),
+            images=[picture.load() for picture in case.pictures] or None,
+            videos=[clip.load() for clip in case.clips] or None,
+            video_metadata=[clip.metadata for clip in case.clips] or None,
+            **case.options.kwargs(),
+        )
+    )
+
+
+def run(model: Model, inputs: Mapping[str, Any], new_tokens: int, last_logits: int) -> dict[str, np.ndarray]:
+    """Every stage of the model for one prompt; greedy tokens stop at a stop token."""
+    ids = mx.array(inputs["input_ids"])
+    media = {k: inputs[k] for k in ("pixel_values", "image_units") if k in inputs}
+    result: dict[str, np.ndarray] = {}
+    if media:
+        features = model.encode_images(media["pixel_values"], media["image_units"])
+        result["vision_features"] = np.array(mx.concatenate(features))
+    embeds = model.get_input_embeddings(ids, **media).inputs_embeds
+    decoder = model.language_model.model
+    result["hidden_states"] = np.array(decoder.norm(decoder(embeds)))[0]
+
+    cache = model.language_model.make_cache()
+    logits = model.language_model(ids, embeds, cache=cache, logits_to_keep=last_logits).logits
+    result["logits"] = np.array(logits)[0]
+    tokens = [int(logits[0, -1].argmax())]
+    while len(tokens) < new_tokens and tokens[-1] not in STOP_TOKENS:
+        logits = model.language_model(mx.array([[tokens[-1]]]), cache=cache).logits
+        tokens.append(int(logits[0, -1].argmax()))
+    result["greedy"] = np.array(tokens, dtype=np.int32)
+    return result
+
+
+def assert_close(actual: np.ndarray, expected: np.ndarray, tolerance: float, stage: str) -> None:
+    """Fail where a value differs by more than `tolerance` of the largest expected one."""
+    assert actual.shape == expected.shape, f"{stage}: shape {actual.shape}, expected {expected.shape}"
+    error = float(np.abs(actual - expected).max() / np.abs(expected).max()) if expected.size else 0.0
+    assert error <= tolerance, f"{stage}: off by {error:.1e} of the largest value, allowed {tolerance:.0e}"
