@@ -30,7 +30,9 @@ def check_downsample_mode(value: object) -> DownsampleMode:
 def _require(config: str, params: Mapping[str, Any], name: str, *supported: object) -> None:
     """Raise if `params` sets `name` to anything but one of the `supported` values."""
     if name in params and params[name] not in supported:
-        raise ValueError(f"{config}.{name} = {params[name]!r} is not supported; supported: {', '.join(map(repr, supported))}")
+        raise ValueError(
+            f"{config}.{name} = {params[name]!r} is not supported; supported: {', '.join(map(repr, supported))}"
+        )
 
 
 def _pair(config: str, name: str, value: object) -> tuple[int, int]:

@@ -205,7 +205,9 @@ class Decoder(nn.Module):
         self.layers = [DecoderLayer(config, i) for i in range(config.num_hidden_layers)]
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self._first = {
-            kind: config.layer_types.index(kind) for kind in ("linear_attention", "full_attention") if kind in config.layer_types
+            kind: config.layer_types.index(kind)
+            for kind in ("linear_attention", "full_attention")
+            if kind in config.layer_types
         }
 
     def __call__(self, h: mx.array, mask: mx.array | None = None, cache: list[Any] | None = None) -> mx.array:

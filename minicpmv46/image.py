@@ -1,12 +1,12 @@
-"""Images to packed patches, bit-equal to the official PIL backend.
+"""Images and frames to packed patches, bit-equal to the official processors.
 
-An image is decoded to RGB, resized by Pillow to the sizes that `slicing.plan_slices` gives, cut into slices and
-patches, and normalized. A patch is a row of `patch_size * patch_size * 3` numbers in (row, column, channel) order.
+An image is decoded to RGB, resized to the sizes that `slicing.plan_slices` gives, cut into slices and patches, and
+normalized. A patch is a row of `patch_size * patch_size * 3` numbers in (row, column, channel) order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from .slicing import SliceOptions, SlicePlan, plan_slices
+from .slicing import Size, SliceOptions, SlicePlan, plan_slices
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,11 @@ class PixelOptions:
     Attributes:
         image_mean, image_std: one value a channel.
         rescale_factor: multiplies the levels 0..255 first.
-        resample: Pillow resampling filter, 3 is bicubic.
     """
 
     image_mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     image_std: tuple[float, ...] = (0.5, 0.5, 0.5)
     rescale_factor: float = 1 / 255
-    resample: int = 3
 
     def __post_init__(self) -> None:
         for name in ("image_mean", "image_std"):
@@ -131,22 +129,15 @@ def _rgb_from_array(array: np.ndarray, name: str) -> np.ndarray:
     elif array.ndim == 3 and array.shape[0] in (1, 3, 4):  # channels first wins a tie, as in transformers
         array = np.moveaxis(array, 0, -1)
     if array.ndim != 3 or array.shape[-1] not in (1, 3, 4):
-        raise ValueError(f"{name} has shape {array.shape}; expected [H, W], [H, W, C] or [C, H, W] with 1, 3 or 4 channels")
+        raise ValueError(
+            f"{name} has shape {array.shape}; expected [H, W], [H, W, C] or [C, H, W] with 1, 3 or 4 channels"
+        )
     if array.shape[-1] == 1:
         return np.repeat(array, 3, axis=-1)
     if array.shape[-1] == 4:
         alpha = array[..., 3:] / 255
         return np.round(alpha * array[..., :3] + (1 - alpha) * 255).astype(np.uint8)
     return array
-
-
-def resize(image: np.ndarray, size: tuple[int, int], resample: int) -> np.ndarray:
-    """Resize uint8 [H, W, 3] to `size` = (height, width) pixels with Pillow."""
-    if image.shape[:2] == size:
-        return image  # Pillow returns a copy here too
-    height, width = size
-    resized = Image.fromarray(image).resize((width, height), resample=Image.Resampling(resample))
-    return np.asarray(resized)
 
 
 def patchify(image: np.ndarray, patch_size: int) -> np.ndarray:
@@ -166,18 +157,20 @@ def normalize(patches: np.ndarray, levels: np.ndarray) -> np.ndarray:
     return out
 
 
-def image_units(image: np.ndarray, slicing: SliceOptions, resample: int, levels: np.ndarray) -> VisualUnits:
-    """Overview and slices of one RGB image, uint8 [H, W, 3].
+def image_units(
+    image: np.ndarray, slicing: SliceOptions, resize: Callable[[np.ndarray, Size], np.ndarray], levels: np.ndarray
+) -> VisualUnits:
+    """Overview and slices of one picture, uint8 [H, W, 3].
 
     Args:
-        resample: Pillow resampling filter.
+        resize: `resize.resize_image` or `resize_frame`.
         levels: table of `PixelOptions.image_levels` or `video_levels`.
     """
     plan = plan_slices(image.shape[0], image.shape[1], slicing)
     p = slicing.patch_size
-    parts = [patchify(resize(image, plan.overview, resample), p)]
+    parts = [patchify(resize(image, plan.overview), p)]
     if plan.grid is not None and plan.refined is not None:
-        refined = resize(image, plan.refined, resample)
+        refined = resize(image, plan.refined)
         height, width = plan.slice_size
         for row in range(plan.grid[0]):
             for col in range(plan.grid[1]):

@@ -183,9 +183,7 @@ class Model(nn.Module):
             rows = mx.concatenate(own).astype(embeds.dtype)
             found = int((ids == token_id).sum())
             if found != rows.shape[0]:
-                raise ValueError(
-                    f"the prompt has {found} tokens of id {token_id} for {rows.shape[0]} visual features"
-                )
+                raise ValueError(f"the prompt has {found} tokens of id {token_id} for {rows.shape[0]} visual features")
             places = input_ids == token_id
             order = mx.maximum(mx.cumsum(places.reshape(-1).astype(mx.int32)) - 1, 0)
             embeds = mx.where(places[..., None], rows[order].reshape(embeds.shape), embeds)
@@ -254,9 +252,7 @@ class Model(nn.Module):
     @staticmethod
     def quant_predicate(path: str, module: nn.Module) -> bool:
         """Which modules `mlx_vlm.convert -q` quantizes: the decoder's matrices, as its built-in port does."""
-        return not any(
-            name in path for name in ("vision_tower", "merger", "linear_attn", "embed_tokens", "lm_head")
-        )
+        return not any(name in path for name in ("vision_tower", "merger", "linear_attn", "embed_tokens", "lm_head"))
 
 
 def _packed(pixel_values: Any, units: Iterable[Unit]) -> mx.array:

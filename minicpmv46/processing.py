@@ -27,6 +27,7 @@ from .processor_options import (
     with_options,
 )
 from .prompt import SpecialTokens, expand_placeholders, image_placeholder, video_placeholder
+from .resize import resize_image
 from .video import VideoFile, flatten_videos, open_video, video_units
 
 IMAGE_OPTIONS = SLICE_OPTIONS
@@ -228,12 +229,11 @@ class MiniCPMV46Processor:
         video_options: Mapping[str, Any],
     ) -> MediaInputs:
         slicing = with_options(self.image_processor.slicing, image_options)
-        pixels = self.image_processor.pixels
-        levels = pixels.image_levels()
+        levels = self.image_processor.pixels.image_levels()
 
         def process_image(entry: tuple[int, Any]) -> VisualUnits:
             index, image = entry
-            return image_units(read_image(image, f"image {index}"), slicing, pixels.resample, levels)
+            return image_units(read_image(image, f"image {index}"), slicing, resize_image, levels)
 
         # Pillow and numpy release the interpreter lock, so several images are decoded and resized at once.
         if len(images) > 1:
@@ -328,9 +328,7 @@ def _int_rows(rows: list[list[int]]) -> Any:
 def _special_tokens(tokenizer: Any) -> SpecialTokens:
     """The checkpoint's names where its tokenizer still knows them; conversion by mlx-vlm drops them."""
     defaults = SpecialTokens()
-    return SpecialTokens(
-        **{name: getattr(tokenizer, name, None) or getattr(defaults, name) for name in vars(defaults)}
-    )
+    return SpecialTokens(**{name: getattr(tokenizer, name, None) or getattr(defaults, name) for name in vars(defaults)})
 
 
 def _token_id(tokenizer: Any, token: str) -> int:

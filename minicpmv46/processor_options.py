@@ -12,7 +12,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from .image import PixelOptions
+from .resize import BICUBIC
 from .sampling import SamplingOptions
 from .slicing import SliceOptions, plan_slices
 
@@ -45,11 +48,16 @@ class ImageProcessor:
         for name in _REQUIRED_STEPS:
             if params.get(name, True) is not True:
                 raise ValueError(f"{section}.{name} = {params[name]!r} is not supported; supported: True")
-        pixels = {k: params[k] for k in ("rescale_factor", "resample") if params.get(k) is not None}
-        for name, builtin_name in (("image_mean", "norm_mean"), ("image_std", "norm_std")):
-            value = params.get(name, params.get(builtin_name))
+        if params.get("resample", BICUBIC) != BICUBIC:
+            raise ValueError(f"{section}.resample = {params['resample']!r} is not supported; supported: {BICUBIC}")
+        pixels: dict[str, Any] = {}
+        if params.get("rescale_factor") is not None:
+            pixels["rescale_factor"] = params["rescale_factor"]
+        # The built-in port takes norm_mean, and writes mean with two more axes.
+        for keys in (("image_mean", "norm_mean", "mean"), ("image_std", "norm_std", "std")):
+            value = next((params[key] for key in keys if params.get(key) is not None), None)
             if value is not None:
-                pixels[name] = tuple(float(v) for v in value)
+                pixels[keys[0]] = tuple(np.ravel(value).astype(float).tolist())
         names = (*SLICE_OPTIONS, "patch_size")
         return cls(
             slicing=SliceOptions(**{k: params[k] for k in names if params.get(k) is not None}),
@@ -65,7 +73,7 @@ class ImageProcessor:
             "image_mean": list(self.pixels.image_mean),
             "image_std": list(self.pixels.image_std),
             "rescale_factor": self.pixels.rescale_factor,
-            "resample": self.pixels.resample,
+            "resample": BICUBIC,
             "use_image_id": self.use_image_id,
             "image_processor_type": "MiniCPMV4_6ImageProcessor",
         }

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .image import PixelOptions, VisualUnits, image_units, read_image
+from .resize import resize_frame
 from .sampling import SamplingOptions, VideoMetadata, sample_units
 from .slicing import SliceOptions
 
@@ -147,9 +148,7 @@ class FileFrames:
                     position += 1
                 ok, frame = capture.read()
                 if position != index or not ok:
-                    raise ValueError(
-                        f"{self._name}: frame {index} of {len(self)} in {self._path!r} cannot be decoded"
-                    )
+                    raise ValueError(f"{self._name}: frame {index} of {len(self)} in {self._path!r} cannot be decoded")
                 position += 1
                 yield index, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
         finally:
@@ -182,7 +181,9 @@ def open_video(video: Any, metadata: Any, name: str, *, sample: bool) -> FrameSo
 
 
 def _frames_metadata(metadata: Any, count: int, name: str) -> VideoMetadata | None:
-    get: Callable[[str], Any] = metadata.get if isinstance(metadata, Mapping) else lambda key: getattr(metadata, key, None)
+    get: Callable[[str], Any] = (
+        metadata.get if isinstance(metadata, Mapping) else lambda key: getattr(metadata, key, None)
+    )
     if metadata is None or not get("fps"):
         return None
     total, fps = get("total_num_frames"), get("fps")
@@ -256,7 +257,7 @@ def video_units(
             if len({f.shape for f in unit_frames}) > 1:
                 raise ValueError(f"{name}: frames {units[i]} differ in size")
             picture = unit_frames[0] if len(unit_frames) == 1 else compose(unit_frames)
-            done[i] = image_units(picture, slicing, pixels.resample, levels)
+            done[i] = image_units(picture, slicing, resize_frame, levels)
             for j in set(units[i]):
                 waiting[j] -= 1
                 if waiting[j] == 0:

@@ -8,7 +8,7 @@ the official layout are changed, so renaming twice changes nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import mlx.core as mx
 
@@ -24,7 +24,9 @@ PREFIXES = {
 }
 
 # RMSNorms of the decoder whose weight w is used as 1 + w; `linear_attn.norm` is not among them.
-_OFFSET_NORM = re.compile(r"(input_layernorm|post_attention_layernorm|q_norm|k_norm|^language_model\.model\.norm)\.weight$")
+_OFFSET_NORM = re.compile(
+    r"(input_layernorm|post_attention_layernorm|q_norm|k_norm|^language_model\.model\.norm)\.weight$"
+)
 
 # Tensors that checkpoints may carry and this model computes or does without: position ids, multi-token prediction.
 _UNUSED = re.compile(r"(^|\.)mtp\.|\.position_ids$")
@@ -38,14 +40,11 @@ def renamed(name: str) -> str:
     return name
 
 
-def is_official(names: Iterable[str]) -> bool:
-    """Whether tensors are named in the official layout."""
-    return any(name.startswith("model.") for name in names)
-
-
 def is_unused(name: str, config: MiniCPMV46Config) -> bool:
     """Whether a tensor of a checkpoint has no place in the model by design."""
-    return bool(_UNUSED.search(name)) or (config.tie_word_embeddings and renamed(name) == "language_model.lm_head.weight")
+    return bool(_UNUSED.search(name)) or (
+        config.tie_word_embeddings and renamed(name) == "language_model.lm_head.weight"
+    )
 
 
 def is_float32_parameter(path: str) -> bool:
@@ -55,13 +54,14 @@ def is_float32_parameter(path: str) -> bool:
 
 def rename_weights(weights: Mapping[str, mx.array], config: MiniCPMV46Config) -> dict[str, mx.array]:
     """Tensors of either layout by module path, in MLX's layout, norm weights with the one added in float32."""
-    official = is_official(weights)
-    out = {}
+    out: dict[str, mx.array] = {}
     for name, value in weights.items():
         if is_unused(name, config):
             continue
         path = renamed(name)
-        if official:
+        if path in out:
+            raise ValueError(f"the checkpoint has {path} twice, once in each layout")
+        if path != name:  # a name of the official layout
             if _OFFSET_NORM.search(path):
                 value = 1 + value.astype(mx.float32)
             elif path.endswith("conv1d.weight"):
