@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
 MODEL_TYPE = "minicpmv4_6"
 
@@ -20,11 +20,11 @@ DOWNSAMPLE_MODES: tuple[DownsampleMode, ...] = ("4x", "16x")
 _ConfigT = TypeVar("_ConfigT")
 
 
-def check_downsample_mode(value: object) -> DownsampleMode:
+def check_downsample_mode(value: Any) -> DownsampleMode:
     """Return `value` if it names a token compression this model has, else raise `ValueError`."""
     if value not in DOWNSAMPLE_MODES:
         raise ValueError(f"downsample_mode must be one of {', '.join(map(repr, DOWNSAMPLE_MODES))}, not {value!r}")
-    return cast(DownsampleMode, value)
+    return value
 
 
 def _require(config: str, params: Mapping[str, Any], name: str, *supported: object) -> None:
@@ -66,11 +66,6 @@ class VisionConfig:
             raise ValueError(
                 f"vision_config.hidden_size = {self.hidden_size} is not divisible by "
                 f"num_attention_heads = {self.num_attention_heads}"
-            )
-        if not 0 <= self.insert_layer_id < self.num_hidden_layers:
-            raise ValueError(
-                f"vision_config.insert_layer_id = {self.insert_layer_id} must name one of the "
-                f"{self.num_hidden_layers} encoder layers"
             )
         if self.window_kernel_size != (2, 2):
             raise ValueError(
@@ -193,6 +188,12 @@ class MiniCPMV46Config:
 
     def __post_init__(self) -> None:
         check_downsample_mode(self.downsample_mode)
+        vision = self.vision_config
+        if not 0 <= vision.insert_layer_id < vision.num_hidden_layers:
+            raise ValueError(
+                f"insert_layer_id = {vision.insert_layer_id} must name one of the "
+                f"{vision.num_hidden_layers} layers of the vision encoder"
+            )
         if self.merge_kernel_size != (2, 2):
             raise ValueError(f"merge_kernel_size = {self.merge_kernel_size} is not supported; supported: (2, 2)")
         if self.merger_times < 1:

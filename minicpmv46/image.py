@@ -43,12 +43,12 @@ class PixelOptions:
         subtraction and division.
         """
         rescaled = (np.arange(256, dtype=np.float64) * self.rescale_factor).astype(np.float32)[:, None]
-        return (rescaled - np.float32(self.image_mean)) / np.float32(self.image_std)
+        return (rescaled - np.array(self.image_mean, np.float32)) / np.array(self.image_std, np.float32)
 
     def video_levels(self) -> np.ndarray:
         """The same for a video, whose official processor scales mean and deviation instead of the pixels."""
         scale = np.float32(1 / self.rescale_factor)
-        mean, std = np.float32(self.image_mean) * scale, np.float32(self.image_std) * scale
+        mean, std = (np.array(values, np.float32) * scale for values in (self.image_mean, self.image_std))
         return (np.arange(256, dtype=np.float32)[:, None] - mean) / std
 
 

@@ -18,7 +18,7 @@ from mlx.utils import tree_flatten
 from mlx_vlm.models.base import InputEmbeddingsFeatures, LanguageModelOutput
 
 from .config import MODEL_TYPE, MiniCPMV46Config
-from .decoder import Decoder, make_cache
+from .decoder import Decoder, DecoderLayer, make_cache
 from .merger import WINDOW, Merger, WindowAttentionMerger
 from .vision import Grid, VisionModel
 from .weights import is_float32_parameter, rename_weights
@@ -86,7 +86,7 @@ class LanguageModel(nn.Module):
         return make_cache(self.config)
 
     @property
-    def layers(self) -> list[nn.Module]:
+    def layers(self) -> list[DecoderLayer]:
         return self.model.layers
 
     @property
@@ -241,7 +241,7 @@ class Model(nn.Module):
         return rename_weights(weights, self.config.architecture)
 
     @property
-    def layers(self) -> list[nn.Module]:
+    def layers(self) -> list[DecoderLayer]:
         return self.language_model.layers
 
     @staticmethod

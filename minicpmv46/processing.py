@@ -169,7 +169,11 @@ class MiniCPMV46Processor:
         """
         if return_tensors not in (None, "np", "mlx"):
             raise ValueError(f"return_tensors must be None, 'np' or 'mlx', not {return_tensors!r}")
+        if padding_side not in ("left", "right"):
+            raise ValueError(f"padding_side must be 'left' or 'right', not {padding_side!r}")
         texts = [text] if isinstance(text, str) else list(text)
+        if not texts or not all(isinstance(entry, str) for entry in texts):
+            raise ValueError(f"text must be a prompt or a list of prompts, not {text!r}")
         shared = {
             "downsample_mode": downsample_mode,
             "max_slice_nums": max_slice_nums,
@@ -194,12 +198,12 @@ class MiniCPMV46Processor:
             self.special_tokens,
             use_image_id=self.image_processor.use_image_id if use_image_id is None else use_image_id,
         )
-        encoded = self.tokenizer(
-            expanded, padding=padding, padding_side=padding_side, add_special_tokens=add_special_tokens
-        )
+        # Padding is done here: a fast tokenizer keeps it as a state, which threads would change under each other.
+        rows = self.tokenizer(expanded, add_special_tokens=add_special_tokens)["input_ids"]
+        pad_side = padding_side if padding else None
         data: dict[str, Any] = {
-            "input_ids": _int_rows(encoded["input_ids"]),
-            "attention_mask": _int_rows(encoded["attention_mask"]),
+            "input_ids": _padded(rows, self.tokenizer.pad_token_id, pad_side),
+            "attention_mask": _padded([[1] * len(row) for row in rows], 0, pad_side),
         }
         if media.units:
             self._check_placeholders(data["input_ids"], media)
@@ -320,9 +324,16 @@ def _one_each(value: Any, count: int, argument: str, *, shared: bool = False) ->
     return [value] * count
 
 
-def _int_rows(rows: list[list[int]]) -> Any:
-    """int32 [prompts, length], or the lists themselves where unpadded prompts differ in length."""
-    return np.array(rows, dtype=np.int32) if len({len(row) for row in rows}) == 1 else rows
+def _padded(rows: list[list[int]], value: int, side: str | None) -> Any:
+    """int32 [prompts, length] filled up with `value`; with side None, the lists themselves where they differ."""
+    length = max(map(len, rows), default=0)
+    if side is None and any(len(row) != length for row in rows):
+        return rows
+    out = np.full((len(rows), length), value, dtype=np.int32)
+    for i, row in enumerate(rows):
+        start = length - len(row) if side == "left" else 0
+        out[i, start : start + len(row)] = row
+    return out
 
 
 def _special_tokens(tokenizer: Any) -> SpecialTokens:

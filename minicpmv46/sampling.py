@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+
+_T = TypeVar("_T")
 
 # Clips that are too long are sampled on this grid of seconds, which is then thinned evenly.
 LONG_CLIP_GRID = 0.1
@@ -96,7 +99,7 @@ def sample_units(metadata: VideoMetadata, options: SamplingOptions) -> list[tupl
     return units
 
 
-def _thin(values: list, count: int) -> list:
+def _thin(values: list[_T], count: int) -> list[_T]:
     """At most `count` of `values`, evenly spaced, first and last included."""
     if len(values) <= count:
         return values

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -84,7 +84,7 @@ class DecodedFrames:
 class FileFrames:
     """Frames of a file, decoded by OpenCV."""
 
-    def __init__(self, path: str, name: str) -> None:
+    def __init__(self, path: str, name: str, sample: bool) -> None:
         path = path.removeprefix("file://")
         if "://" not in path and not os.path.isfile(path):
             raise ValueError(f"{name}: there is no file {path!r}")
@@ -102,11 +102,11 @@ class FileFrames:
             raise ValueError(f"{name}: no frame of {path!r} can be decoded")
         if not fps > 0:
             raise ValueError(f"{name}: {path!r} states no frame rate")
-        self.metadata: VideoMetadata | None = VideoMetadata(total, fps, total / fps)
+        self._total = total
+        self.metadata = VideoMetadata(total, fps, total / fps) if sample else None
 
     def __len__(self) -> int:
-        assert self.metadata is not None
-        return self.metadata.total_num_frames
+        return self._total
 
     def _open(self) -> Any:
         import cv2
@@ -171,27 +171,25 @@ def open_video(video: Any, metadata: Any, name: str, *, sample: bool) -> FrameSo
         name: what to call the video in an error.
         sample: False uses every frame that is given.
     """
-    if isinstance(video, VideoFile):
-        return FileFrames(video.path, name)
-    if isinstance(video, (str, Path)):
-        return FileFrames(str(video), name)
+    if isinstance(video, (str, Path, VideoFile)):
+        return FileFrames(video.path if isinstance(video, VideoFile) else str(video), name, sample)
     if not isinstance(video, (Sequence, np.ndarray)):
         video = np.asarray(video)
     return DecodedFrames(video, _frames_metadata(metadata, len(video), name) if sample else None, name)
 
 
 def _frames_metadata(metadata: Any, count: int, name: str) -> VideoMetadata | None:
-    get: Callable[[str], Any] = (
-        metadata.get if isinstance(metadata, Mapping) else lambda key: getattr(metadata, key, None)
-    )
-    if metadata is None or not get("fps"):
+    if metadata is None:
         return None
-    total, fps = get("total_num_frames"), get("fps")
+    names = ("total_num_frames", "fps", "duration", "frames_indices")
+    entries = metadata if isinstance(metadata, Mapping) else {n: getattr(metadata, n, None) for n in names}
+    total, fps, duration, indices = (entries.get(n) for n in names)
+    if not fps:
+        return None
     total = count if total is None else total
-    indices = get("frames_indices")
     if total != count and indices is not None and len(indices) == count:
         return None
-    return VideoMetadata(total, float(fps), float(get("duration") or total / fps))
+    return VideoMetadata(total, float(fps), float(duration or total / fps))
 
 
 def compose(frames: Sequence[np.ndarray]) -> np.ndarray:

@@ -59,6 +59,17 @@ def run(model: Model, inputs: Mapping[str, Any], new_tokens: int, last_logits: i
     return result
 
 
+def hidden_states(model: Model, inputs: Mapping[str, Any], vision_features: np.ndarray) -> np.ndarray:
+    """The decoder alone: final hidden states of a prompt from given vision features, [tokens, hidden] of all units."""
+    ids, media = mx.array(inputs["input_ids"]), {}
+    if "image_units" in inputs:
+        ends = np.cumsum(inputs["image_units"][:, 2])[:-1]
+        features = [mx.array(unit) for unit in np.split(vision_features, ends)]
+        media = {k: inputs[k] for k in ("pixel_values", "image_units")} | {"cached_image_features": features}
+    decoder = model.language_model.model
+    return np.array(decoder.norm(decoder(model.get_input_embeddings(ids, **media).inputs_embeds)))[0]
+
+
 def greedy(model: Model, inputs: Mapping[str, Any], new_tokens: int) -> np.ndarray:
     """Only the greedy tokens of a prompt."""
     return run(model, inputs, new_tokens, 1)["greedy"]

@@ -40,7 +40,7 @@ def apply_chat_template(
         video: path or paths; likewise.
 
     Raises:
-        ValueError: audio is asked for, or media have no user message to go to.
+        ValueError: audio is asked for, media have no user message to go to, or there is no template.
     """
     if num_audios:
         raise ValueError("MiniCPM-V 4.6 takes no audio")
@@ -48,6 +48,8 @@ def apply_chat_template(
     messages = build_messages(prompt, num_images, num_videos)
     if return_messages:
         return messages
+    if processor.chat_template is None and kwargs.get("chat_template") is None:
+        raise ValueError("this checkpoint has no chat template (chat_template.jinja)")
     from mlx_vlm.prompt_utils import get_chat_template
 
     variables = {name: value for name, value in kwargs.items() if name not in _BUILDER_ARGUMENTS}
