@@ -82,16 +82,17 @@ def chunked(
 
     q, k, v, g, beta = map(split, (q, k, v, g, beta))
     beta = beta[..., None]
-    decayed = mx.cumsum(g, axis=-1)  # log decay from the chunk's start to each token, [B, H, chunks, size]
-    causal = mx.tri(size, dtype=mx.bool_)
-    # decay[i, j]: from token j to token i; the exponent is masked first, above the diagonal it would overflow.
-    decay = mx.exp(mx.where(causal, decayed[..., :, None] - decayed[..., None, :], -mx.inf))
-    since_start = mx.exp(decayed)[..., None]
-    to_end = mx.exp(decayed[..., -1:] - decayed)[..., None]
-    whole = mx.exp(decayed[..., -1])[..., None, None]
+    causal, below = mx.tri(size, dtype=mx.bool_), mx.tri(size, k=-1, dtype=mx.bool_)
+    # decay[i, j] from token j to token i sums g over the tokens between them; a difference of sums from the chunk's
+    # start would lose the digits that one strong decay before them takes.
+    between = mx.cumsum(mx.where(below, g[..., :, None], 0), axis=-2)
+    decay = mx.where(causal, mx.exp(between), 0)  # [B, H, chunks, size, size]
+    since_start = mx.exp(mx.cumsum(g, axis=-1))[..., None]
+    to_end = decay[..., -1, :, None]
+    whole = since_start[..., -1:, :]
 
     k_t = k.swapaxes(-1, -2)
-    solve = unit_lower_inverse(mx.where(mx.tri(size, k=-1, dtype=mx.bool_), beta * decay * (k @ k_t), 0))
+    solve = unit_lower_inverse(mx.where(below, beta * decay * (k @ k_t), 0))
     corrections = solve @ (beta * v)  # what each token would write into an empty state
     reads = solve @ (beta * since_start * k)  # how the incoming state lessens it
     scores = decay * (q @ k_t)

@@ -119,12 +119,17 @@ def _main_indices(metadata: VideoMetadata, options: SamplingOptions) -> tuple[li
         indices = np.linspace(0, total - 1, exact).round().astype(int)
         return indices.tolist(), duration / exact
 
-    interval = 1 / options.fps
-    if duration * options.fps > options.max_num_frames:
+    rate = min(options.fps, max(fps, 1.0))  # a rate above the clip's own would only repeat frames
+    interval = 1 / rate
+    if duration * rate > options.max_num_frames:
         step = min(LONG_CLIP_GRID, interval)
         timestamps = [round(i * step, 1) if step == LONG_CLIP_GRID else i * step for i in range(int(duration / step))]
         return _thin([min(int(t * fps), total - 1) for t in timestamps], options.max_num_frames), interval
-    return [int(i * interval * fps) for i in range(math.ceil(duration * options.fps))], interval
+    count = math.ceil(duration * rate)
+    if rate == 1:
+        return [int(i * fps) for i in range(count)], interval
+    # At the clip's own rate every frame should come once, so the quotient's last bit must not take one away.
+    return [min(int(round(i * fps / rate, 6)), total - 1) for i in range(count)], interval
 
 
 def _sub_indices(metadata: VideoMetadata, stacked: int, interval: float, limit: int) -> list[list[int]]:

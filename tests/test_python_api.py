@@ -189,9 +189,7 @@ def test_stream_generate(loaded: Any) -> None:
     case = BY_NAME["chat_two_pictures"]
     model, processor = loaded(case.variant)
     prompt = rendered(model, processor, case)
-    chunks = list(
-        stream_generate(model, processor, prompt, max_tokens=case.new_tokens, temperature=0.0, **media(case))
-    )
+    chunks = list(stream_generate(model, processor, prompt, max_tokens=case.new_tokens, temperature=0.0, **media(case)))
     golden = golden_data.load(case.name)["greedy"].tolist()
     *steps, last = chunks
     assert [chunk.token for chunk in steps] == golden == last.token_ids
@@ -208,7 +206,10 @@ def test_media_stand_where_messages_have_them(base: tuple[Any, Any]) -> None:
     model, processor = base
     canonical = [
         {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": [{"type": "text", "text": "First"}, {"type": "image"}, {"type": "text", "text": "?"}]},
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "First"}, {"type": "image"}, {"type": "text", "text": "?"}],
+        },
         {"role": "assistant", "content": "A roof."},
         {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "And here?"}]},
     ]
@@ -455,7 +456,15 @@ def test_vision_cache_of_the_server(loaded: Any, encodings: list[int]) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["photo_sliced", "photo_sliced_4x", "page_two_slices", "slide_36_slices", "slide_no_slices_4x", "strip_40x900", "tiny_1x1"],
+    [
+        "photo_sliced",
+        "photo_sliced_4x",
+        "page_two_slices",
+        "slide_36_slices",
+        "slide_no_slices_4x",
+        "strip_40x900",
+        "tiny_1x1",
+    ],
 )
 def test_estimated_tokens(loaded: Any, name: str) -> None:
     """The estimate from height and width is the number of placeholders in the prompt."""
@@ -518,9 +527,7 @@ def test_batch_of_images_and_videos(base: tuple[Any, Any]) -> None:
     model, processor = base
     videos = [str(MEDIA / "pan_short.mp4"), str(MEDIA / "jump.mp4")]
     image = str(MEDIA / "roof.png")
-    batch = batch_generate(
-        model, processor, images=[image], videos=videos, prompts=PROMPTS[:3], max_tokens=6, fps=1.0
-    )
+    batch = batch_generate(model, processor, images=[image], videos=videos, prompts=PROMPTS[:3], max_tokens=6, fps=1.0)
     assert batch.texts == [
         alone(base, PROMPTS[0], 6, image=[image], video=videos[:1], fps=1.0),
         alone(base, PROMPTS[1], 6, video=videos[1:], fps=1.0),
@@ -537,9 +544,9 @@ def test_video_flags(base: tuple[Any, Any]) -> None:
     clip = Clip("temple.png", 24, 10, (64, 112))
     prompt = apply_chat_template(processor, model.config, "What happens?", video=["clip"])
     for options in ({"fps": 1.0}, {"fps": 3.0}, {"nframes": 2}, {"min_frames": 6}, {"fps": 4.0, "max_frames": 3}):
-        expected = processor(
-            prompt, videos=[clip.load()], video_metadata=[clip.metadata], max_slice_nums=1, **options
-        )["input_ids"]
+        expected = processor(prompt, videos=[clip.load()], video_metadata=[clip.metadata], max_slice_nums=1, **options)[
+            "input_ids"
+        ]
         inputs = prepared(
             processor,
             prompt,

@@ -92,9 +92,7 @@ class Environment:
             cwd=self.folder,
         )
 
-    def run(
-        self, *code: str, flags: Sequence[str] = (), pythonpath: str | Path = "", disable: str = ""
-    ) -> str:
+    def run(self, *code: str, flags: Sequence[str] = (), pythonpath: str | Path = "", disable: str = "") -> str:
         """Run pieces of code, which must succeed, and return what they printed."""
         done = self.start(*code, flags=flags, pythonpath=pythonpath, disable=disable)
         assert done.returncode == 0, done.stderr
@@ -428,9 +426,7 @@ def test_builtin_ports_stay_importable_and_do_not_take_over(installed: Environme
     installed.run(code)
 
 
-@pytest.mark.parametrize(
-    "builtin_imported", ["", "import mlx_vlm.models.minicpmv4_6"], ids=["alone", "builtin"]
-)
+@pytest.mark.parametrize("builtin_imported", ["", "import mlx_vlm.models.minicpmv4_6"], ids=["alone", "builtin"])
 def test_processor_failure_is_shown_as_it_is(
     installed: Environment, checkpoint: Path, tmp_path: Path, builtin_imported: str
 ) -> None:

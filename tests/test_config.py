@@ -1,0 +1,90 @@
+"""Configurations: defaults of the official classes, and a named error for what is not supported."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import tiny
+
+from minicpmv46.config import MiniCPMV46Config, TextConfig, VisionConfig
+from minicpmv46.plugin.model_config import ModelConfig
+
+
+def test_defaults_are_the_official_ones() -> None:
+    """Keys that a checkpoint leaves out mean what they mean officially, not what MiniCPM-V 4.6 happens to use."""
+    config = MiniCPMV46Config.from_dict({"model_type": "minicpmv4_6", "image_token_id": 1, "video_token_id": 2})
+    assert (config.downsample_mode, config.merge_kernel_size, config.merger_times) == ("16x", (2, 2), 1)
+    assert not config.tie_word_embeddings
+    assert config.vision_config == VisionConfig(768, 3072, 12, 12, 3, 224, 16, 1e-6, 6, (2, 2))
+    text = config.text_config
+    assert (text.vocab_size, text.hidden_size, text.num_hidden_layers, text.head_dim) == (248320, 4096, 32, 256)
+    assert (text.linear_num_key_heads, text.linear_num_value_heads, text.linear_conv_kernel_dim) == (16, 32, 4)
+    assert [i for i, kind in enumerate(text.layer_types) if kind == "full_attention"] == list(range(3, 32, 4))
+    assert text.rotary_dim == 64
+
+
+def test_small_checkpoint() -> None:
+    config = MiniCPMV46Config.from_dict(tiny.config("untied"))
+    assert config.vision_config.insert_layer_id == 0
+    assert not config.tie_word_embeddings
+    assert (config.image_token_id, config.video_token_id) == (tiny.IMAGE_PAD, tiny.VIDEO_PAD)
+
+
+def test_root_insert_layer_id_wins() -> None:
+    """As in the official class, the root's value replaces the vision section's."""
+    params = tiny.config("base")
+    params["vision_config"]["insert_layer_id"] = 99
+    assert MiniCPMV46Config.from_dict(params).vision_config.insert_layer_id == params["insert_layer_id"]
+
+
+def test_frozen() -> None:
+    config = MiniCPMV46Config.from_dict(tiny.config("base"))
+    for part in (config, config.text_config, config.vision_config):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            part.hidden_size = 1  # type: ignore[union-attr, misc]
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        ("", "model_type", "minicpmv4_7"),
+        ("", "image_token_id", None),
+        ("", "video_token_id", "<|video_pad|>"),
+        ("", "downsample_mode", "8x"),
+        ("", "merge_kernel_size", [2, 4]),
+        ("", "merge_kernel_size", 2),
+        ("", "merger_times", 0),
+        ("", "insert_layer_id", -1),
+        ("", "insert_layer_id", 3),
+        ("", "drop_vision_last_layer", True),
+        ("vision_config", "hidden_act", "relu"),
+        ("vision_config", "window_kernel_size", [4, 4]),
+        ("vision_config", "patch_size", [14, 14]),
+        ("vision_config", "num_attention_heads", 5),
+        ("text_config", "hidden_act", "gelu"),
+        ("text_config", "attn_output_gate", False),
+        ("text_config", "mlp_only_layers", [1]),
+        ("text_config", "layer_types", ["sliding_attention"] * 4),
+        ("text_config", "layer_types", ["full_attention"]),
+        ("text_config", "num_key_value_heads", 3),
+        ("text_config", "linear_num_value_heads", 3),
+        ("text_config", "rope_parameters", {"rope_type": "yarn", "rope_theta": 1e7}),
+    ],
+)
+def test_unsupported_values_raise_with_their_name(section: str, name: str, value: Any) -> None:
+    params = tiny.config("base")
+    (params[section] if section else params)[name] = value
+    named = "rope_type" if name == "rope_parameters" else name
+    with pytest.raises(ValueError, match=named):
+        MiniCPMV46Config.from_dict(params)
+
+
+def test_what_mlx_vlm_does_to_a_config() -> None:
+    """mlx-vlm sets stop tokens and re-parsed sections on the object it gets."""
+    params = {**tiny.config("base"), "eos_token_id": list(tiny.STOP_TOKENS)}
+    config = ModelConfig.from_dict(params)
+    assert config.eos_token_id == list(tiny.STOP_TOKENS)
+    config.eos_token_id = 7
+    config.text_config = TextConfig.from_dict(params["text_config"])
+    assert config.text_config == config.architecture.text_config
+    assert config.to_dict()["eos_token_id"] == 7

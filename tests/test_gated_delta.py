@@ -1,0 +1,94 @@
+"""The delta rule's two forms are the same rule, at awkward lengths and with states, masks and grouped heads."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from minicpmv46.gated_delta import gated_delta_rule, unit_lower_inverse
+
+
+def inputs(
+    batch: int, length: int, key_heads: int, value_heads: int, key_dim: int, value_dim: int
+) -> dict[str, mx.array]:
+    random = np.random.RandomState(length)
+
+    def unit(*shape: int) -> np.ndarray:
+        x = random.standard_normal(shape)
+        return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+    arrays = {
+        "q": unit(batch, length, key_heads, key_dim) * key_dim**-0.5,
+        "k": unit(batch, length, key_heads, key_dim),
+        "v": random.standard_normal((batch, length, value_heads, value_dim)),
+        # Decays from none to almost all, in one sequence.
+        "g": -np.exp(random.uniform(-9, 3, (batch, length, value_heads))),
+        "beta": random.uniform(0, 1, (batch, length, value_heads)),
+        "state": random.standard_normal((batch, value_heads, value_dim, key_dim)),
+    }
+    return {name: mx.array(x.astype(np.float32)) for name, x in arrays.items()}
+
+
+def by_definition(q, k, v, g, beta, state, mask=None):  # type: ignore[no-untyped-def]
+    """The three lines of the rule in float64, token by token and head by head."""
+    q, k, v, g, beta, state = (np.array(x, dtype=np.float64) for x in (q, k, v, g, beta, state))
+    y = np.zeros(v.shape)
+    share = v.shape[2] // k.shape[2]
+    for b in range(v.shape[0]):
+        for h in range(v.shape[2]):
+            s = state[b, h]
+            for t in range(v.shape[1]):
+                if mask is not None and not mask[b, t]:
+                    continue
+                key, query = k[b, t, h // share], q[b, t, h // share]
+                s = np.exp(g[b, t, h]) * s
+                s = s + beta[b, t, h] * np.outer(v[b, t, h] - s @ key, key)
+                y[b, t, h] = s @ query
+            state[b, h] = s
+    return y, state
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 63, 64, 65, 130])
+@pytest.mark.parametrize("heads", [(2, 2), (2, 6)], ids=["equal heads", "grouped heads"])
+def test_equals_definition(length: int, heads: tuple[int, int]) -> None:
+    given = inputs(2, length, *heads, key_dim=12, value_dim=20)
+    y, state = gated_delta_rule(**given)
+    expected_y, expected_state = by_definition(**given)
+    np.testing.assert_allclose(np.array(y), expected_y, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(np.array(state), expected_state, rtol=0, atol=5e-6)
+
+
+def test_empty_state() -> None:
+    given = inputs(1, 7, 2, 2, 8, 8)
+    zeros = {**given, "state": mx.zeros_like(given["state"])}
+    for a, b in zip(gated_delta_rule(**{**given, "state": None}), gated_delta_rule(**zeros), strict=True):
+        assert mx.array_equal(a, b)
+
+
+@pytest.mark.parametrize("length", [1, 9, 70])
+def test_masked_tokens_change_nothing(length: int) -> None:
+    given = inputs(2, length, 2, 4, 8, 16)
+    mask = np.random.RandomState(1).uniform(size=(2, length)) < 0.5
+    y, state = gated_delta_rule(**given, mask=mx.array(mask))
+    expected_y, expected_state = by_definition(**given, mask=mask)
+    np.testing.assert_allclose(np.array(state), expected_state, rtol=0, atol=5e-6)
+    np.testing.assert_allclose(np.array(y)[mask], expected_y[mask], rtol=0, atol=2e-6)
+
+
+def test_split_anywhere() -> None:
+    given = inputs(1, 100, 2, 2, 8, 8)
+    whole_y, whole_state = gated_delta_rule(**given)
+    parts, state = [], given["state"]
+    for part in (slice(0, 1), slice(1, 40), slice(40, 99), slice(99, 100)):
+        piece = {name: given[name][:, part] for name in ("q", "k", "v", "g", "beta")}
+        y, state = gated_delta_rule(**piece, state=state)
+        parts.append(y)
+    np.testing.assert_allclose(np.array(mx.concatenate(parts, axis=1)), np.array(whole_y), rtol=0, atol=2e-6)
+    np.testing.assert_allclose(np.array(state), np.array(whole_state), rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("size", [1, 2, 16, 64])
+def test_unit_lower_inverse(size: int) -> None:
+    """Also where entries are near one, as correlated keys make them, and a power series would overflow."""
+    lower = np.tril(np.random.RandomState(size).uniform(0.5, 1, (3, size, size)), -1)
+    inverse = np.array(unit_lower_inverse(mx.array(lower.astype(np.float32))))
+    np.testing.assert_allclose(inverse @ (np.eye(size) + lower), np.broadcast_to(np.eye(size), lower.shape), atol=1e-4)

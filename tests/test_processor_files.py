@@ -1,0 +1,201 @@
+"""The processor's files: what is saved is read back, from the official files and from those of mlx-vlm's converter."""
+
+import json
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cases
+import golden_data
+import numpy as np
+import pytest
+import stages
+import tiny
+from test_layouts import convert, read_json
+
+from minicpmv46.processing import MiniCPMV46Processor
+from minicpmv46.processor_options import ImageProcessor, VideoProcessor
+
+Folders = Callable[[str], Path]
+
+# One in each token mode, with slices in one and literal tags in the other.
+CASES = ("photo_sliced", "page_five_slices_4x", "photo_literal_tags")
+OPTIONS = {
+    "image_processor": {"max_slice_nums": 4, "use_image_id": False, "slice_mode": False, "scale_resolution": 224},
+    "video_processor": {"max_num_frames": 7, "stack_frames": 3, "downsample_mode": "4x", "do_sample_frames": False},
+}
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory, checkpoint: Folders) -> Folders:
+    """A checkpoint folder by its kind."""
+
+    @cache
+    def make(kind: str) -> Path:
+        if kind == "official":
+            return checkpoint("base")
+        target = tmp_path_factory.mktemp("processor") / kind
+        if kind == "converted":
+            return convert(checkpoint("base"), target, builtin=True)
+        if kind == "split":  # the official options in a file for each half
+            split = shutil.copytree(checkpoint("base"), target)
+            sections = read_json(split / "processor_config.json")
+            (split / "processor_config.json").unlink()
+            (split / "preprocessor_config.json").write_text(json.dumps(sections["image_processor"]))
+            (split / "video_preprocessor_config.json").write_text(json.dumps(sections["video_processor"]))
+            return split
+        raise ValueError(kind)
+
+    return make
+
+
+def with_options(source: Path, target: Path, changes: dict[str, dict[str, Any]]) -> Path:
+    """A copy of a folder with other options in the sections of `processor_config.json`."""
+    shutil.copytree(source, target)
+    content = read_json(target / "processor_config.json")
+    for section, values in changes.items():
+        content[section] |= values
+    (target / "processor_config.json").write_text(json.dumps(content))
+    return target
+
+
+def assert_same_processor(actual: MiniCPMV46Processor, expected: MiniCPMV46Processor) -> None:
+    """Options, template, special tokens and tokenizer are equal."""
+    assert actual.image_processor == expected.image_processor
+    assert actual.video_processor == expected.video_processor
+    assert actual.chat_template == expected.chat_template
+    assert actual.special_tokens == expected.special_tokens
+    assert (actual.image_token_id, actual.video_token_id) == (expected.image_token_id, expected.video_token_id)
+    a, b = actual.tokenizer, expected.tokenizer
+    assert a.special_tokens_map == b.special_tokens_map
+    assert (a.pad_token_id, a.eos_token_id) == (b.pad_token_id, b.eos_token_id)
+    assert a.backend_tokenizer.to_str() == b.backend_tokenizer.to_str()
+
+
+def assert_same_inputs(actual: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert actual.keys() == expected.keys()
+    for key, value in expected.items():
+        np.testing.assert_array_equal(actual[key], value, err_msg=key)
+
+
+@pytest.mark.parametrize("kind", ["official", "converted", "split"])
+def test_saved_processor_is_read_back(kind: str, folder: Folders, tmp_path: Path) -> None:
+    """In itself, in a folder that holds nothing else, and in the recorded ids and pixels."""
+    before = MiniCPMV46Processor.from_pretrained(folder(kind))
+    before.save_pretrained(tmp_path / "new" / "folder")
+    after = MiniCPMV46Processor.from_pretrained(tmp_path / "new" / "folder")
+    assert_same_processor(after, before)
+    for name in CASES:
+        golden, inputs = golden_data.load(name), stages.process(after, cases.BY_NAME[name])
+        assert_same_inputs(inputs, stages.process(before, cases.BY_NAME[name]))
+        np.testing.assert_array_equal(inputs["input_ids"][0], golden["input_ids"], err_msg=name)
+        assert golden_data.sha256(inputs["pixel_values"]) == golden["pixel_sha256"], name
+
+
+@pytest.mark.parametrize("kind", ["official", "converted", "split"])
+def test_saved_files_are_the_official_ones(kind: str, folder: Folders, tmp_path: Path) -> None:
+    """Options under their official names and classes, and the template byte by byte, whatever was read."""
+    MiniCPMV46Processor.from_pretrained(folder(kind)).save_pretrained(tmp_path)
+    assert read_json(tmp_path / "processor_config.json") == tiny.processor_config()
+    assert (tmp_path / "chat_template.jinja").read_bytes() == (tiny.DATA / "chat_template.jinja").read_bytes()
+    assert not list(tmp_path.glob("*preprocessor_config.json"))
+
+
+def test_saving_again_writes_the_same_files(folder: Folders, tmp_path: Path) -> None:
+    for source, target in ((folder("converted"), tmp_path / "1"), (tmp_path / "1", tmp_path / "2")):
+        MiniCPMV46Processor.from_pretrained(source).save_pretrained(target)
+    names = sorted(file.name for file in (tmp_path / "1").iterdir())
+    assert names == ["chat_template.jinja", "processor_config.json", "tokenizer.json", "tokenizer_config.json"]
+    for name in names:
+        assert (tmp_path / "2" / name).read_bytes() == (tmp_path / "1" / name).read_bytes(), name
+
+
+def test_options_of_both_halves_are_kept(folder: Folders, tmp_path: Path) -> None:
+    """Every option that differs from the usual one is read, saved and used."""
+    source = with_options(folder("official"), tmp_path / "source", OPTIONS)
+    before = MiniCPMV46Processor.from_pretrained(source)
+    assert before.image_processor.slicing.max_slice_nums == 4
+    assert before.video_processor.sampling.stack_frames == 3
+    before.save_pretrained(tmp_path / "saved")
+    after = MiniCPMV46Processor.from_pretrained(tmp_path / "saved")
+    assert_same_processor(after, before)
+    assert read_json(tmp_path / "saved" / "processor_config.json") == read_json(source / "processor_config.json")
+    inputs = stages.process(after, cases.BY_NAME["photo_sliced"])
+    assert_same_inputs(inputs, stages.process(before, cases.BY_NAME["photo_sliced"]))
+    assert len(inputs["image_units"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "wrap"),
+    [
+        ("official", ("image_mean", "image_std"), list),
+        ("converted", ("norm_mean", "norm_std"), list),
+        ("converted", ("mean", "std"), lambda values: [[values]]),  # as the built-in port's class writes them
+    ],
+)
+def test_mean_and_deviation(
+    kind: str, names: tuple[str, str], wrap: Callable[[Any], Any], folder: Folders, tmp_path: Path
+) -> None:
+    """Under each of their names, with the numbers that are there and not the usual ones."""
+    values = ((0.5, 0.25, 0.125), (0.5, 1.0, 2.0))
+    changes = {name: wrap(list(value)) for name, value in zip(names, values, strict=True)}
+    if "norm_mean" in names:
+        changes |= {"mean": None, "std": None}
+    source = with_options(folder(kind), tmp_path / "source", {"image_processor": changes})
+    processor = MiniCPMV46Processor.from_pretrained(source)
+    assert (processor.image_processor.pixels.image_mean, processor.image_processor.pixels.image_std) == values
+    processor.save_pretrained(tmp_path / "saved")
+    saved = read_json(tmp_path / "saved" / "processor_config.json")["image_processor"]
+    assert (tuple(saved["image_mean"]), tuple(saved["image_std"])) == values
+    grey = np.full((56, 56, 3), 255, np.uint8)
+    pixels = processor(f"{processor.image_token}", images=[grey])["pixel_values"].reshape(-1, 3)
+    assert {tuple(row) for row in pixels.tolist()} == {(1.0, 0.75, 0.4375)}
+
+
+def test_converted_video_half_is_the_image_half(folder: Folders) -> None:
+    """The converter writes no section for videos; what both share is taken from the image's, the rest is usual."""
+    processor = MiniCPMV46Processor.from_pretrained(folder("converted"))
+    assert processor.image_processor == ImageProcessor()
+    assert processor.video_processor == VideoProcessor()
+
+
+def test_missing_option_files_mean_the_official_defaults(folder: Folders, tmp_path: Path) -> None:
+    shutil.copytree(folder("official"), tmp_path, dirs_exist_ok=True)
+    (tmp_path / "processor_config.json").unlink()
+    assert_same_processor(
+        MiniCPMV46Processor.from_pretrained(tmp_path), MiniCPMV46Processor.from_pretrained(folder("official"))
+    )
+
+
+def test_template_given_is_the_template_saved(folder: Folders, tmp_path: Path) -> None:
+    """A template that is not the tokenizer's is kept: it is the processor's."""
+    tokenizer = MiniCPMV46Processor.from_pretrained(folder("official")).tokenizer
+    template = "{% for message in messages %}{{ message.content }}\n–{% endfor %}\n"
+    processor = MiniCPMV46Processor(tokenizer, chat_template=template)
+    processor.save_pretrained(tmp_path)
+    after = MiniCPMV46Processor.from_pretrained(tmp_path)
+    assert after.chat_template == template
+    messages = [{"role": "user", "content": "Hello"}]
+    assert after.apply_chat_template(messages) == processor.apply_chat_template(messages) == "Hello\n–"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("processor_config.json", "{", "processor_config.json is not valid JSON"),
+        ("processor_config.json", "[]", "must hold a JSON object, not list"),
+        ("processor_config.json", '{"image_processor": {"do_resize": false}}', "image_processor.do_resize = False"),
+        ("processor_config.json", '{"image_processor": {"downsample_mode": "2x"}}', "downsample_mode"),
+        ("processor_config.json", '{"image_processor": {"image_mean": [0.5]}}', "image_mean"),
+        ("processor_config.json", '{"video_processor": {"do_rescale": false}}', "video_processor.do_rescale = False"),
+        ("processor_config.json", '{"video_processor": {"stack_frames": 0}}', "stack_frames"),
+    ],
+)
+def test_unsupported_options(file: str, content: str, told: str, folder: Folders, tmp_path: Path) -> None:
+    shutil.copytree(folder("official"), tmp_path, dirs_exist_ok=True)
+    (tmp_path / file).write_text(content)
+    with pytest.raises(ValueError) as raised:
+        MiniCPMV46Processor.from_pretrained(tmp_path)
+    assert told in str(raised.value)
