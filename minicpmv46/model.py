@@ -265,7 +265,8 @@ def _packed(pixel_values: Any, units: Iterable[Unit]) -> mx.array:
     return patches
 
 
-def parameter_names(config: MiniCPMV46Config) -> list[str]:
-    """Module paths of all parameters before quantization; nothing is computed or allocated for them."""
+def parameter_shapes(config: MiniCPMV46Config) -> dict[str, tuple[int, ...]]:
+    """Module paths and shapes of all parameters before quantization; nothing is computed for them."""
     model = Model(cast(HasArchitecture, SimpleNamespace(model_type=MODEL_TYPE, architecture=config)))
-    return [name for name, _ in cast(list[tuple[str, mx.array]], tree_flatten(model.parameters()))]
+    parameters = cast(list[tuple[str, mx.array]], tree_flatten(model.parameters()))
+    return {path: value.shape for path, value in parameters}

@@ -7,6 +7,7 @@ units of both compressions can share a batch.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers import Regex, pre_tokenizers
 from transformers import AutoTokenizer, BatchFeature
 
 from .image import VisualUnits, flatten_images, image_units, read_image
@@ -98,6 +100,7 @@ class MiniCPMV46Processor:
             folder = Path(snapshot_download(str(path), allow_patterns=["*.json", "*.jinja", "*.txt"], **hub_options))
         image_processor, video_processor = load_processor_options(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder)
+        _restore_split_pattern(tokenizer)
         return cls(tokenizer, image_processor, video_processor)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -340,6 +343,20 @@ def _special_tokens(tokenizer: Any) -> SpecialTokens:
     """The checkpoint's names where its tokenizer still knows them; conversion by mlx-vlm drops them."""
     defaults = SpecialTokens()
     return SpecialTokens(**{name: getattr(tokenizer, name, None) or getattr(defaults, name) for name in vars(defaults)})
+
+
+def _restore_split_pattern(tokenizer: Any) -> None:
+    """Split text by the pattern of `tokenizer_config.json`.
+
+    Conversion by mlx-vlm writes Qwen2's pattern into `tokenizer.json`, which parts vowel signs from their letters in
+    many scripts; the configuration keeps the checkpoint's own.
+    """
+    pattern = tokenizer.init_kwargs.get("pretokenize_regex")
+    backend = tokenizer.backend_tokenizer
+    if pattern and json.dumps(pattern) not in json.dumps(json.loads(backend.pre_tokenizer.__getstate__())):
+        split = pre_tokenizers.Split(Regex(pattern), "isolated")
+        to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
 
 
 def _token_id(tokenizer: Any, token: str) -> int:

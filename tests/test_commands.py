@@ -246,3 +246,15 @@ def test_short_form_of_the_command(folder: Path, checkpoint: Callable[[str], Pat
     prompt = apply_chat_template(processor, model.config, "What is it?", num_images=1)
     result = generate(model, processor, prompt, image=[media("roof.png")], max_tokens=4, temperature=0.0)
     assert f"Prompt: {result.prompt_tokens} tokens" in output and result.text in output
+
+
+def test_command_with_a_bad_option(folder: Path, checkpoint: Callable[[str], Path]) -> None:
+    """The last line says which option has which value, and nothing is printed as an answer."""
+    done = python(
+        *("-m", "mlx_vlm.generate", "--model", str(checkpoint("base")), "--image", media("roof.png")),
+        *("--prompt", "What is it?", "--processor-kwargs", '{"downsample_mode": "8x"}'),
+        folder=folder,
+    )
+    assert done.returncode != 0 and not done.stdout
+    last = done.stderr.decode().strip().splitlines()[-1]
+    assert last == "ValueError: downsample_mode must be one of '4x', '16x', not '8x'"

@@ -268,7 +268,6 @@ def test_prompt_ids_and_pixels_are_official(name: str, builtin_folder: Folders) 
             np.testing.assert_array_equal(inputs["image_units"][:, 2], golden["tokens"])
 
 
-@pytest.mark.xfail(strict=True, reason="processing.py takes tokenizer.json's pattern, which the converter replaces")
 def test_text_is_split_as_official(builtin_folder: Folders, checkpoint: Folders) -> None:
     """Vowel signs stay with their letters: the converter writes Qwen2's pattern into tokenizer.json.
 
@@ -290,7 +289,7 @@ def test_text_logits_equal_the_builtin_ports(
     """Without images the two ports are the same function of the same stored numbers.
 
     Both compute in float32, quantized matrices included (scales are widened), so only the order of additions
-    differs: 1e-5 was measured for every format. In bfloat16 both would be off by some percent, each its own way.
+    differs: at most 2e-5 was measured. In bfloat16 the two round at other places and are 4 to 8% apart.
     """
     ours = text_logits(load_model(builtin_folder(name)))
     for actual, expected in zip(ours, builtin_logits(builtin_folder(name)), strict=True):
@@ -316,6 +315,7 @@ def test_answers_an_image_prompt(name: str, builtin_folder: Folders) -> None:
         # Every quantized matrix is used as one: with the same numbers in plain matrices nothing changes.
         assert any(isinstance(module, nn.QuantizedLinear) for module in model.modules())
         dequantize_model(model)
+        assert not any(isinstance(module, (nn.QuantizedLinear, nn.QuantizedEmbedding)) for module in model.modules())
         model.set_dtype(mx.float32)
         plain = stages.run(model, stages.process(processor, case), case.new_tokens, len(golden["logits"]))
         stages.assert_close(result["vision_features"], plain["vision_features"], stages.TOLERANCE, "vision features")
@@ -388,6 +388,30 @@ def test_converting_a_conversion_changes_nothing(builtin_folder: Folders, tmp_pa
 
 
 # The table of names
+
+
+@pytest.mark.parametrize("variant", ["base", "bf16"])
+def test_renaming_changes_norms_and_convolutions_only(variant: str, checkpoint: Folders, model: Any) -> None:
+    """One is added in float32, since bfloat16 would round the sum, and channels come last."""
+    official = mx.load(str(checkpoint(variant) / "model.safetensors"))
+    own = model(variant).sanitize(dict(official))
+    decoder, embeddings = "language_model.model", "vision_tower.embeddings"
+    for name in ("norm", "layers.0.input_layernorm", "layers.2.post_attention_layernorm", "layers.3.self_attn.q_norm"):
+        weight = own[f"{decoder}.{name}.weight"]
+        assert weight.dtype == mx.float32
+        stored = np.array(official[f"model.language_model.{name}.weight"].astype(mx.float32))
+        np.testing.assert_array_equal(np.array(weight), 1 + stored, err_msg=name)
+    conv, patches = f"{decoder}.layers.1.linear_attn.conv1d.weight", f"{embeddings}.patch_embedding.weight"
+    expected = {
+        conv: official["model.language_model.layers.1.linear_attn.conv1d.weight"].moveaxis(1, 2),
+        patches: official["model.vision_tower.embeddings.patch_embedding.weight"].moveaxis(1, 3),
+        f"{decoder}.layers.0.linear_attn.norm.weight": official[
+            "model.language_model.layers.0.linear_attn.norm.weight"
+        ],
+        "vit_merger.linear_1.bias": official["model.vision_tower.vit_merger.linear_1.bias"],
+        "merger.mlp.0.pre_norm.weight": official["model.merger.mlp.0.pre_norm.weight"],
+    }
+    assert_same_tensors({name: own[name] for name in expected}, expected)
 
 
 @pytest.mark.parametrize("variant", ["base", "untied", "bf16"])
