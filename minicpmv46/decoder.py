@@ -134,12 +134,14 @@ class GatedDeltaNet(nn.Module):
 
         a, b = self.in_proj_a(x).astype(mx.float32), self.in_proj_b(x).astype(mx.float32)
         g = -mx.exp(self.A_log.astype(mx.float32)) * nn.softplus(a + self.dt_bias)
+
+        def update(state: mx.array | None, _: int | None = None) -> tuple[mx.array, mx.array]:
+            return gated_delta_rule(q, k, v, g, mx.sigmoid(b), state, mask, differentiable=self.training)
+
         if cache is None:
-            y, _ = gated_delta_rule(q, k, v, g, mx.sigmoid(b), mask=mask)
+            y, _ = update(None)
         else:
-            y, _ = cache.update_recurrent(
-                1, length, lambda state, _: gated_delta_rule(q, k, v, g, mx.sigmoid(b), state, mask)
-            )
+            y, _ = cache.update_recurrent(1, length, update)
             cache.advance(length)
 
         z = self.in_proj_z(x).reshape(batch, length, self.value_heads, self.value_dim)

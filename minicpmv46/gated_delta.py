@@ -27,6 +27,7 @@ def gated_delta_rule(
     beta: mx.array,
     state: mx.array | None = None,
     mask: mx.array | None = None,
+    differentiable: bool = False,
 ) -> tuple[mx.array, mx.array]:
     """Run the rule over a sequence.
 
@@ -37,13 +38,14 @@ def gated_delta_rule(
         beta: float32 [batch, length, value heads].
         state: float32 [batch, value heads, value_dim, key_dim]; None starts from zeros.
         mask: bool [batch, length]; where False the state passes unchanged and y is unspecified.
+        differentiable: keep to operations that have gradients; mlx-vlm's kernel has none.
 
     Returns:
         y, float32 [batch, length, value heads, value_dim], and the new state.
     """
     if state is None:
         state = mx.zeros((v.shape[0], v.shape[2], v.shape[3], k.shape[3]), dtype=mx.float32)
-    if mx.default_device() == mx.gpu and mx.metal.is_available():
+    if has_kernel(k.shape[3]) and not differentiable:
         return gated_delta_kernel(q, k, v, mx.exp(g), beta, state, mask)
     repeats = v.shape[2] // k.shape[2]
     if repeats > 1:
@@ -55,6 +57,11 @@ def gated_delta_rule(
         y, state = recurrent_step(q[:, 0], k[:, 0], v[:, 0], g[:, 0], beta[:, 0], state)
         return y[:, None], state
     return chunked(q, k, v, g, beta, state)
+
+
+def has_kernel(key_dim: int) -> bool:
+    """Whether mlx-vlm's kernel runs here: on Metal, with heads that fill its 32 lanes."""
+    return mx.metal.is_available() and mx.default_device() == mx.gpu and key_dim % 32 == 0
 
 
 def recurrent_step(

@@ -168,9 +168,7 @@ def test_sizes_without_pixels(ours: MiniCPMV46Processor) -> None:
     refuse(lambda: estimate_num_image_tokens(ours, 0, 20), "0x20")
     refuse(lambda: estimate_num_image_tokens(ours, 20, -1), "20x-1")
     refuse(lambda: estimate_num_image_tokens(ours, 20, 20, max_slice_nums=0), "max_slice_nums", "0")
-    refuse(
-        lambda: estimate_num_image_tokens(ours, 20, 20, max_slices=9), "'max_slices'", kind=TypeError
-    )
+    refuse(lambda: estimate_num_image_tokens(ours, 20, 20, max_slices=9), "'max_slices'", kind=TypeError)
 
 
 # Videos
@@ -178,7 +176,13 @@ def test_sizes_without_pixels(ours: MiniCPMV46Processor) -> None:
 
 @pytest.mark.parametrize(
     ("name", "word"),
-    [("none.mp4", "no file"), ("empty.mp4", "open"), ("words.mp4", "open"), ("half.mp4", "open"), ("folder.png", "no file")],
+    [
+        ("none.mp4", "no file"),
+        ("empty.mp4", "open"),
+        ("words.mp4", "open"),
+        ("half.mp4", "open"),
+        ("folder.png", "no file"),
+    ],
 )
 def test_video_file(ours: MiniCPMV46Processor, broken: Path, name: str, word: str) -> None:
     refuse(lambda: ours(VIDEO * 2, videos=[FRAMES, str(broken / name)]), "video 1", name, word)
@@ -440,9 +444,7 @@ def test_embeddings_with_placeholders_of_no_unit(loaded: tuple[Any, Any], inputs
     """Placeholders that nothing fills must not be read as words."""
     ids = np.concatenate([inputs["input_ids"], np.full((1, 4), VIDEO_PAD)], axis=1)
     refuse(lambda: embed(loaded, inputs, input_ids=ids), "4 tokens", str(VIDEO_PAD))
-    refuse(
-        lambda: embed(loaded, inputs, image_units=inputs["image_units"][:0]), str(IMAGE_PAD), "0 visual features"
-    )
+    refuse(lambda: embed(loaded, inputs, image_units=inputs["image_units"][:0]), str(IMAGE_PAD), "0 visual features")
 
 
 def test_embeddings_with_features_of_another_request(loaded: tuple[Any, Any], inputs: dict[str, Any]) -> None:
@@ -510,9 +512,7 @@ def test_audio(idle: tuple[Any, Any]) -> None:
     refuse(ask(idle, IMAGE, image=str(MEDIA / "roof.png"), audio="a.wav"), "audio")
     refuse(lambda: apply_chat_template(processor, model.config, "text", num_audios=1), "audio")
     part = {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}
-    refuse(
-        lambda: apply_chat_template(processor, model.config, [{"role": "user", "content": [part]}]), "'input_audio'"
-    )
+    refuse(lambda: apply_chat_template(processor, model.config, [{"role": "user", "content": [part]}]), "'input_audio'")
     refuse(lambda: batch_generate(model, processor, audios=["a.wav"], prompts=["a"]), "audio")
 
 

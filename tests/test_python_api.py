@@ -44,7 +44,6 @@ CASES = (
     "chat_two_pictures_thinking",
     "clip_short",
     "clip_stack_2",
-    "two_clips",
     "image_and_clip_ids",
     "chat_clip_then_picture",  # system prompt, a video in the first turn, an image in the second, thinking
 )
@@ -538,29 +537,36 @@ def test_batch_of_images_and_videos(base: tuple[Any, Any]) -> None:
 # Videos
 
 
-def test_video_flags(base: tuple[Any, Any]) -> None:
-    """mlx-vlm's frame options reach the sampler, for files and for decoded frames with metadata alike."""
-    model, processor = base
+FLAGS = ({"fps": 1.0}, {"fps": 3.0}, {"nframes": 2}, {"min_frames": 6}, {"fps": 4.0, "max_frames": 3})
+
+
+@pytest.mark.parametrize("options", FLAGS, ids=str)
+def test_video_flags_on_frames(base: tuple[Any, Any], options: dict[str, Any]) -> None:
+    """mlx-vlm's frame options mean for decoded frames with metadata what they mean in a call of the processor."""
+    _, processor = base
     clip = Clip("temple.png", 24, 10, (64, 112))
-    prompt = apply_chat_template(processor, model.config, "What happens?", video=["clip"])
-    for options in ({"fps": 1.0}, {"fps": 3.0}, {"nframes": 2}, {"min_frames": 6}, {"fps": 4.0, "max_frames": 3}):
-        expected = processor(prompt, videos=[clip.load()], video_metadata=[clip.metadata], max_slice_nums=1, **options)[
-            "input_ids"
-        ]
-        inputs = prepared(
-            processor,
-            prompt,
-            video=[clip.load()],
-            video_metadata=[clip.metadata],
-            max_slice_nums=1,
-            **options,
-        )
-        np.testing.assert_array_equal(np.array(inputs["input_ids"]), expected, err_msg=str(options))
+    videos, metadata = [clip.load()], [clip.metadata]
+    expected = processor("<|video_pad|>", videos=videos, video_metadata=metadata, max_slice_nums=1, **options)
+    inputs = prepared(processor, "<|video_pad|>", video=videos, video_metadata=metadata, max_slice_nums=1, **options)
+    np.testing.assert_array_equal(inputs["image_units"], expected["image_units"])
+    np.testing.assert_array_equal(inputs["pixel_values"], expected["pixel_values"])
+
+
+def test_video_flags_on_files(base: tuple[Any, Any]) -> None:
+    """The same for paths, of which the container says how long the clip is: 3 seconds."""
+    _, processor = base
     path = str(MEDIA / "pan_short.mp4")
-    counts = {
-        "fps 1": prepared(processor, prompt, video=[path], fps=1.0)["image_units"].shape[0],
-        "fps 2": prepared(processor, prompt, video=path, fps=2.0)["image_units"].shape[0],
-        "nframes": prepared(processor, prompt, video=[path], fps=2.0, nframes=4)["image_units"].shape[0],
-        "max_frames": prepared(processor, prompt, video=[path], fps=2.0, max_frames=2)["image_units"].shape[0],
-    }
-    assert counts == {"fps 1": 3, "fps 2": 6, "nframes": 4, "max_frames": 2}
+    for options, frames in (
+        ({}, 3),
+        ({"fps": 1.0}, 3),
+        ({"fps": 2.0}, 6),
+        ({"fps": 2.0, "nframes": 4}, 4),
+        ({"fps": 1.0, "min_frames": 5}, 5),
+        ({"fps": 2.0, "max_frames": 2}, 2),
+        ({"fps": 1.0, "stack_frames": 2}, 6),
+    ):
+        for video in (path, [path], [MEDIA / "pan_short.mp4"]):
+            inputs = prepared(processor, "<|video_pad|>", video=video, max_slice_nums=1, **options)
+            assert inputs["image_units"].shape[0] == frames, options
+    inputs = prepared(processor, "<|video_pad|><|video_pad|>", video=[path, path], fps=[1.0, 2.0], max_slice_nums=1)
+    assert inputs["image_units"].shape[0] == 9

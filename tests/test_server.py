@@ -193,7 +193,9 @@ def test_one_request(server: Server, loaded: tuple[Any, Any], name: str) -> None
     """Text, and images as data URIs: the tokens are the official implementation's."""
     case, golden = BY_NAME[name], golden_data.load(name)
     content = case.turns[0].content
-    parts = [content] if isinstance(content, str) else [image(p) if isinstance(p, Picture) else text(p) for p in content]
+    parts = (
+        [content] if isinstance(content, str) else [image(p) if isinstance(p, Picture) else text(p) for p in content]
+    )
     body = server.ask(messages=[user(*parts)], max_tokens=case.new_tokens)
     expected = direct(loaded, case.messages, case.new_tokens, **media_of(name))
     expected.check(body, name)
