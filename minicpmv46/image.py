@@ -17,6 +17,9 @@ from PIL import Image, UnidentifiedImageError
 
 from .slicing import Size, SliceOptions, SlicePlan, plan_slices
 
+# Longest source that an error quotes in full; data URIs hold whole images.
+MAX_QUOTED = 200
+
 
 @dataclass(frozen=True)
 class PixelOptions:
@@ -92,20 +95,26 @@ def read_image(source: Any, name: str) -> np.ndarray:
         elif isinstance(source, Image.Image):
             _check_pixels(source.height, source.width, name)
             image = _rgb_from_pil(source)
-        else:
+        elif hasattr(source, "__array__"):
             image = _rgb_from_array(np.asarray(source), name)
+        else:
+            raise ValueError(f"{name} is {source!r:.40} ({type(source).__name__}), not a path, a PIL image or an array")
     except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ValueError(f"{name}: cannot read {_describe(source)}: {error}") from error
     except ValueError as error:
         if str(error).startswith(name):
             raise
-        raise ValueError(f"{name}: {error}") from error
+        # mlx-vlm quotes the source in full, which may be the data itself.
+        raise ValueError(f"{name}: cannot read {_describe(source)}: {error.__cause__ or error}") from error
     _check_pixels(image.shape[0], image.shape[1], name)
     return image
 
 
 def _describe(source: Any) -> str:
-    return repr(str(source)) if isinstance(source, (str, Path)) else f"this {type(source).__name__}"
+    if not isinstance(source, (str, Path)):
+        return f"this {type(source).__name__}"
+    text = str(source)
+    return repr(text if len(text) <= MAX_QUOTED else text[:MAX_QUOTED] + "…")
 
 
 def _check_pixels(height: int, width: int, name: str) -> None:

@@ -177,13 +177,19 @@ class Model(nn.Module):
                 mx.eval(features)
                 vision_cache.put(_image_key, features)
 
+        counts = [len(f) for f in features]
+        if counts != [unit.tokens for unit in units]:
+            raise ValueError(f"visual features of {counts} tokens for units of {[unit.tokens for unit in units]}")
+
         ids = np.array(input_ids)
-        for token_id in sorted({unit.token_id for unit in units}):
+        for token_id in self._placeholders():
             own = [f for f, unit in zip(features, units, strict=True) if unit.token_id == token_id]
+            found, filled = int((ids == token_id).sum()), sum(map(len, own))
+            if found != filled:
+                raise ValueError(f"the prompt has {found} tokens of id {token_id} for {filled} visual features")
+            if not own:
+                continue
             rows = mx.concatenate(own).astype(embeds.dtype)
-            found = int((ids == token_id).sum())
-            if found != rows.shape[0]:
-                raise ValueError(f"the prompt has {found} tokens of id {token_id} for {rows.shape[0]} visual features")
             places = input_ids == token_id
             order = mx.maximum(mx.cumsum(places.reshape(-1).astype(mx.int32)) - 1, 0)
             embeds = mx.where(places[..., None], rows[order].reshape(embeds.shape), embeds)
@@ -212,6 +218,9 @@ class Model(nn.Module):
                 features.update(zip(batch, merged, strict=True))
         return [features[i] for i in range(len(units))]
 
+    def _placeholders(self) -> tuple[int, int]:
+        return self.config.architecture.image_token_id, self.config.architecture.video_token_id
+
     def _uses_vit_merger(self, grid: Grid, tokens: int) -> bool:
         """Whether so many tokens of a grid mean 16x (True) or 4x (False)."""
         kept = tokens * WINDOW**self.merger_times
@@ -226,12 +235,17 @@ class Model(nn.Module):
         if image_units is None:
             raise ValueError("pixel_values need image_units, which the processor returns beside them")
         rows = np.array(image_units)
+        if rows.ndim not in (2, 3) or rows.shape[-1] != 4:
+            raise ValueError(f"image_units must be [units, 4] or [batch, units, 4], not of shape {rows.shape}")
+        known = self._placeholders()
         stride = pixel_values.shape[1] if pixel_values.ndim == 3 else 0
         units = []
         for b, row_units in enumerate(rows if rows.ndim == 3 else rows[None]):
             start = b * stride
             for height, width, tokens, token_id in row_units.tolist():
                 if height:
+                    if token_id not in known:
+                        raise ValueError(f"image_units fills tokens of id {token_id}, placeholders are {known}")
                     units.append(Unit(start, (height, width), tokens, token_id))
                     start += height * width
         return units
@@ -260,7 +274,8 @@ def _packed(pixel_values: Any, units: Iterable[Unit]) -> mx.array:
     patches = mx.array(pixel_values) if isinstance(pixel_values, np.ndarray) else pixel_values
     patches = patches.reshape(-1, patches.shape[-1])
     needed = max((unit.start + unit.patches for unit in units), default=0)
-    if needed > patches.shape[0]:
+    # Rows of a padded batch end in padding; without padding every patch belongs to a unit.
+    if needed > patches.shape[0] or (pixel_values.ndim == 2 and needed < patches.shape[0]):
         raise ValueError(f"image_units names {needed} patches, but pixel_values has {patches.shape[0]}")
     return patches
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from .processor_options import (
 )
 from .prompt import SpecialTokens, expand_placeholders, image_placeholder, video_placeholder
 from .resize import resize_image
-from .video import VideoFile, flatten_videos, open_video, video_units
+from .video import flatten_videos, open_video, video_units
 
 IMAGE_OPTIONS = SLICE_OPTIONS
 VIDEO_OPTIONS = (*SLICE_OPTIONS, *SAMPLING_OPTIONS, "do_sample_frames")
@@ -174,7 +174,10 @@ class MiniCPMV46Processor:
             raise ValueError(f"return_tensors must be None, 'np' or 'mlx', not {return_tensors!r}")
         if padding_side not in ("left", "right"):
             raise ValueError(f"padding_side must be 'left' or 'right', not {padding_side!r}")
-        texts = [text] if isinstance(text, str) else list(text)
+        for name, value in (("use_image_id", use_image_id), ("do_sample_frames", do_sample_frames)):
+            if not isinstance(value, bool | None):
+                raise ValueError(f"{name} must be True or False, not {value!r}")
+        texts = [text] if isinstance(text, str) else list(text) if isinstance(text, Sequence) else []
         if not texts or not all(isinstance(entry, str) for entry in texts):
             raise ValueError(f"text must be a prompt or a list of prompts, not {text!r}")
         shared = {
@@ -203,6 +206,8 @@ class MiniCPMV46Processor:
         )
         # Padding is done here: a fast tokenizer keeps it as a state, which threads would change under each other.
         rows = self.tokenizer(expanded, add_special_tokens=add_special_tokens)["input_ids"]
+        if empty := [i for i, row in enumerate(rows) if not row]:
+            raise ValueError(f"prompt {empty[0]} is empty")
         pad_side = padding_side if padding else None
         data: dict[str, Any] = {
             "input_ids": _padded(rows, self.tokenizer.pad_token_id, pad_side),
@@ -250,17 +255,18 @@ class MiniCPMV46Processor:
             image_results = [process_image(entry) for entry in enumerate(images)]
 
         video_slicing = with_options(self.video_processor.slicing, video_options)
-        sampling = with_options(self.video_processor.sampling, video_options)
+        sampling = with_options(self.video_processor.sampling, {**video_options, **counts})
+        if counts["max_frames"] is not None:
+            limit = with_options(sampling, {"max_num_frames": counts["max_frames"]}).max_num_frames
+            sampling = replace(sampling, max_num_frames=min(limit, sampling.max_num_frames))
         sample = video_options.get("do_sample_frames")
         sample = self.video_processor.do_sample_frames if sample is None else sample
         video_results = []
         for index, video in enumerate(videos):
             name = f"video {index}"
-            asked = video if isinstance(video, VideoFile) else VideoFile("", rates[index], **counts)
             source = open_video(video, metadata[index], name, sample=sample)
-            video_results.append(
-                video_units(source, asked.sampling(sampling), video_slicing, self.video_processor.pixels, name)
-            )
+            rated = with_options(sampling, {"fps": rates[index]})
+            video_results.append(video_units(source, rated, video_slicing, self.video_processor.pixels, name))
         tokens = self.special_tokens
         return MediaInputs(
             images=[image_placeholder(units.plan, tokens) for units in image_results],
@@ -310,6 +316,8 @@ class MiniCPMV46Processor:
 def _merge(
     shared: Mapping[str, Any], own: Mapping[str, Any] | None, names: Sequence[str], argument: str
 ) -> dict[str, Any]:
+    if own is not None and not isinstance(own, Mapping):
+        raise TypeError(f"{argument} must be a mapping of options, not {own!r}")
     unknown = set(own or ()) - set(names)
     if unknown:
         raise TypeError(f"{argument} has unknown options {', '.join(sorted(unknown))}; known: {', '.join(names)}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,32 +19,12 @@ from .resize import resize_frame
 from .sampling import SamplingOptions, VideoMetadata, sample_units
 from .slicing import SliceOptions
 
+_METADATA = ("total_num_frames", "fps", "duration", "frames_indices")
+
 # Width in pixels of the black lines between the frames of a composed picture.
 LINE_WIDTH = 6
 # Frames that are worth decoding to get to the next one that is used; a seek to a key frame costs about as much.
 SEEK_DISTANCE = 64
-
-
-@dataclass(frozen=True)
-class VideoFile:
-    """A path to a video together with the sampling that mlx-vlm's flags asked for.
-
-    mlx-vlm decodes plain paths itself before a processor sees them; it leaves other objects alone.
-    """
-
-    path: str
-    fps: float | None = None
-    nframes: int | None = None
-    min_frames: int | None = None
-    max_frames: int | None = None
-
-    def sampling(self, options: SamplingOptions) -> SamplingOptions:
-        """`options` with what this file was asked for."""
-        asked = {name: getattr(self, name) for name in ("fps", "nframes", "min_frames")}
-        options = replace(options, **{name: value for name, value in asked.items() if value is not None})
-        if self.max_frames is not None:
-            options = replace(options, max_num_frames=min(self.max_frames, options.max_num_frames))
-        return options
 
 
 class FrameSource(Protocol):
@@ -162,7 +141,7 @@ def _seek(capture: Any, index: int) -> bool:
 
 
 def open_video(video: Any, metadata: Any, name: str, *, sample: bool) -> FrameSource:
-    """Open one video: a path, a `VideoFile`, an array of frames or a list of them.
+    """Open one video: a path, an array of frames or a list of them.
 
     Args:
         metadata: for decoded frames, an object or mapping with `total_num_frames`, `fps` and `duration`; frames
@@ -171,8 +150,8 @@ def open_video(video: Any, metadata: Any, name: str, *, sample: bool) -> FrameSo
         name: what to call the video in an error.
         sample: False uses every frame that is given.
     """
-    if isinstance(video, (str, Path, VideoFile)):
-        return FileFrames(video.path if isinstance(video, VideoFile) else str(video), name, sample)
+    if isinstance(video, (str, Path)):
+        return FileFrames(str(video), name, sample)
     if not isinstance(video, (Sequence, np.ndarray)):
         video = np.asarray(video)
     return DecodedFrames(video, _frames_metadata(metadata, len(video), name) if sample else None, name)
@@ -181,15 +160,26 @@ def open_video(video: Any, metadata: Any, name: str, *, sample: bool) -> FrameSo
 def _frames_metadata(metadata: Any, count: int, name: str) -> VideoMetadata | None:
     if metadata is None:
         return None
-    names = ("total_num_frames", "fps", "duration", "frames_indices")
-    entries = metadata if isinstance(metadata, Mapping) else {n: getattr(metadata, n, None) for n in names}
-    total, fps, duration, indices = (entries.get(n) for n in names)
-    if not fps:
+    if isinstance(metadata, Mapping):
+        entries: Mapping[str, Any] = metadata
+    elif hasattr(metadata, "fps"):
+        entries = {key: getattr(metadata, key, None) for key in _METADATA}
+    else:
+        raise ValueError(
+            f"{name}: video_metadata must have {', '.join(_METADATA[:3])}, not be {type(metadata).__name__}"
+        )
+    total, fps, duration, indices = (entries.get(key) for key in _METADATA)
+    if fps is None:
         return None
     total = count if total is None else total
     if total != count and indices is not None and len(indices) == count:
         return None
-    return VideoMetadata(total, float(fps), float(duration or total / fps))
+    try:
+        return VideoMetadata(int(total), float(fps), float(total / fps if duration is None else duration))
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"{name}: video_metadata has total_num_frames={total}, fps={fps}, duration={duration}: {error}"
+        ) from error
 
 
 def compose(frames: Sequence[np.ndarray]) -> np.ndarray:
@@ -270,12 +260,12 @@ def flatten_videos(videos: Any) -> list[Any]:
     """
     if videos is None:
         return []
-    if isinstance(videos, (str, Path, VideoFile)):
+    if isinstance(videos, (str, Path)):
         return [videos]
     if isinstance(videos, Sequence):
         if len(videos) == 0:
             raise ValueError("videos is empty")
-        if all(_is_frame(entry) for entry in videos):
+        if any(_is_frame(entry) for entry in videos):
             return [videos]
         return [video for entry in videos for video in flatten_videos(entry)]
     axes = np.ndim(videos)
@@ -287,7 +277,7 @@ def flatten_videos(videos: Any) -> list[Any]:
 
 
 def _is_frame(entry: Any) -> bool:
-    if isinstance(entry, (str, Path, VideoFile, list, tuple)):
+    if isinstance(entry, (str, Path, list, tuple)):
         return False
     return hasattr(entry, "getbands") or np.ndim(entry) in (2, 3)
 

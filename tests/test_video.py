@@ -12,7 +12,7 @@ import pytest
 from minicpmv46.image import PixelOptions
 from minicpmv46.sampling import SamplingOptions, VideoMetadata, sample_units
 from minicpmv46.slicing import SliceOptions
-from minicpmv46.video import FileFrames, VideoFile, compose, open_video, video_units
+from minicpmv46.video import FileFrames, compose, open_video, video_units
 
 MEDIA = Path(__file__).parent / "data" / "media"
 FILES = sorted(MEDIA.glob("*.mp4"))
@@ -98,8 +98,6 @@ def test_rates_and_counts() -> None:
     assert main(fps=30.0) == main(fps=10.0) == list(range(100))
     ntsc = VideoMetadata(90, 30000 / 1001, 90 * 1001 / 30000)
     assert [unit[0] for unit in sample_units(ntsc, SamplingOptions(fps=30000 / 1001))] == list(range(90))
-    assert VideoFile("", max_frames=4).sampling(SamplingOptions()).max_num_frames == 4
-    assert VideoFile("", max_frames=400).sampling(SamplingOptions(max_num_frames=8)).max_num_frames == 8
     with pytest.raises(ValueError, match="nframes = 101 is more than the 100 frames"):
         main(nframes=101)
 

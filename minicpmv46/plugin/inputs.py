@@ -8,22 +8,21 @@ with mlx-vlm's video flags and those of its keywords that are the processor's op
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
+from mlx_vlm.utils import resize_image
+from PIL import Image
 
 from minicpmv46.image import flatten_images, read_image
 from minicpmv46.processing import MiniCPMV46Processor
-from minicpmv46.video import VideoFile, flatten_videos
 
 # Keywords of the processor that are arguments of this function.
 _OWN = ("text", "images", "videos", "add_special_tokens", "padding", "padding_side", "return_tensors")
 _OPTIONS = tuple(
     name for name in inspect.signature(MiniCPMV46Processor.__call__).parameters if name not in ("self", *_OWN)
 )
-_SAMPLING = ("fps", "nframes", "min_frames", "max_frames")
 
 
 def prepare_inputs(
@@ -31,7 +30,7 @@ def prepare_inputs(
     images: Any = None,
     audio: Any = None,
     videos: Any = None,
-    prompts: str | Sequence[str] | None = None,
+    prompts: Any = None,
     image_token_index: int | None = None,
     resize_shape: tuple[int, int] | None = None,
     add_special_tokens: bool = False,
@@ -53,11 +52,12 @@ def prepare_inputs(
     options = {name: kwargs[name] for name in _OPTIONS if kwargs.get(name) is not None}
     sources = flatten_images(_given(images))
     if resize_shape is not None:
-        sources = [_fit(read_image(s, f"image {i}"), resize_shape) for i, s in enumerate(sources)]
+        names = [f"image {i}" for i in range(len(sources))]
+        sources = [_fit(read_image(s, name), resize_shape, name) for s, name in zip(sources, names, strict=True)]
     inputs = processor(
-        text=prompts if isinstance(prompts, str) else list(prompts or ()),
+        text=prompts,
         images=sources,
-        videos=_video_files(_given(videos), options),
+        videos=_given(videos),
         add_special_tokens=add_special_tokens,
         padding=padding,
         padding_side=padding_side,
@@ -71,26 +71,9 @@ def _given(media: Any) -> Any:
     return None if media is not None and hasattr(media, "__len__") and len(media) == 0 else media
 
 
-def _video_files(videos: Any, options: dict[str, Any]) -> list[Any] | None:
-    """Paths together with the sampling that mlx-vlm's flags asked for, which then leaves `options`."""
-    if videos is None:
-        return None
-    entries = flatten_videos(videos)
-    asked = {name: options.pop(name, None) for name in _SAMPLING}
-    rates = asked.pop("fps")
-    if not isinstance(rates, (list, tuple)):
-        rates = [rates] * len(entries)
-    if len(rates) != len(entries):
-        raise ValueError(f"fps has {len(rates)} values for {len(entries)} videos")
-    return [
-        VideoFile(str(video), fps=rate, **asked) if isinstance(video, (str, Path)) else video
-        for video, rate in zip(entries, rates, strict=True)
-    ]
-
-
-def _fit(image: Any, box: tuple[int, int]) -> Any:
+def _fit(image: np.ndarray, box: tuple[int, int], name: str) -> Image.Image:
     """mlx-vlm's `--resize-shape`: the largest size of the image's shape within `box` = (width, height)."""
-    from mlx_vlm.utils import resize_image
-    from PIL import Image
-
+    height, width, _ = image.shape
+    if min(box[0] / width, box[1] / height) * min(width, height) < 1:
+        raise ValueError(f"{name}: resize_shape {tuple(box)} leaves no pixel of {width}x{height} (width x height)")
     return resize_image(Image.fromarray(image), box)

@@ -15,6 +15,9 @@ IMAGE_TYPES = ("image", "image_url", "input_image")
 VIDEO_TYPES = ("video", "video_url", "input_video")
 TEXT_TYPES = ("text", "input_text", "output_text")
 
+# Keys by which the template knows parts without a type.
+_KEYS = ("image", "image_url", "video", "text")
+
 # Arguments of mlx-vlm's builder that say nothing to a template.
 _BUILDER_ARGUMENTS = ("fps", "max_pixels")
 
@@ -124,7 +127,9 @@ def _content(content: Any) -> str | list[dict[str, Any]]:
         if isinstance(part, str):
             parts.append({"type": "text", "text": part})
             continue
-        kind = part.get("type", "text")
+        if not isinstance(part, Mapping):
+            raise ValueError(f"a message's part must be a text or a mapping, not {type(part).__name__}")
+        kind = part.get("type") or next((key for key in _KEYS if key in part), None)
         if kind in IMAGE_TYPES:
             parts.append({"type": "image"})
         elif kind in VIDEO_TYPES:
