@@ -98,7 +98,8 @@ def read_image(source: Any, name: str) -> np.ndarray:
         elif hasattr(source, "__array__"):
             image = _rgb_from_array(np.asarray(source), name)
         else:
-            raise ValueError(f"{name} is {source!r:.40} ({type(source).__name__}), not a path, a PIL image or an array")
+            kind = "" if source is None else f" ({type(source).__name__})"
+            raise ValueError(f"{name} is {source!r:.40}{kind}, not a path, a PIL image or an array")
     except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ValueError(f"{name}: cannot read {_describe(source)}: {error}") from error
     except ValueError as error:
@@ -193,5 +194,6 @@ def flatten_images(images: Any) -> list[Any]:
     if images is None:
         return []
     if isinstance(images, Sequence) and not isinstance(images, (str, bytes)):
-        return [image for entry in images for image in flatten_images(entry)]
+        nested = [flatten_images(entry) if isinstance(entry, (list, tuple)) else [entry] for entry in images]
+        return [image for entries in nested for image in entries]
     return [images]

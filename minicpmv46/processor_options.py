@@ -86,9 +86,15 @@ class ImageProcessor:
         downsample_mode: str | None = None,
         max_slice_nums: int | None = None,
         slice_mode: bool | None = None,
+        scale_resolution: int | None = None,
     ) -> int:
         """Visual tokens of an image of `height` x `width` pixels, overview and slices together."""
-        changes = {"downsample_mode": downsample_mode, "max_slice_nums": max_slice_nums, "slice_mode": slice_mode}
+        changes = {
+            "downsample_mode": downsample_mode,
+            "max_slice_nums": max_slice_nums,
+            "slice_mode": slice_mode,
+            "scale_resolution": scale_resolution,
+        }
         return sum(plan_slices(height, width, with_options(self.slicing, changes)).token_counts)
 
 

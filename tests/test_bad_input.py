@@ -493,6 +493,14 @@ def test_generate_with_bad_options(idle: tuple[Any, Any]) -> None:
     refuse(ask(idle, "text", slice_mode="no"), "slice_mode", "'no'")
 
 
+def test_generate_with_a_misspelt_option(idle: tuple[Any, Any]) -> None:
+    """As `--processor-kwargs` passes it; mlx-vlm alone would lose it without a word."""
+    roof = str(MEDIA / "roof.png")
+    for name, meant in (("max_slice_num", "max_slice_nums"), ("downsample_modes", "downsample_mode")):
+        refuse(ask(idle, IMAGE, image=roof, **{name: 4}), repr(name), repr(meant), kind=TypeError)
+    refuse(ask(idle, IMAGE, image=[None]), "image 0", "None")
+
+
 @pytest.mark.parametrize("shape", [(0, 10), (-5, 10), (10, 10)])
 def test_generate_with_a_box_too_small(idle: tuple[Any, Any], shape: tuple[int, int]) -> None:
     """`--resize-shape` that leaves no pixel of a tall image."""

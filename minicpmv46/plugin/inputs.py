@@ -8,10 +8,13 @@ with mlx-vlm's video flags and those of its keywords that are the processor's op
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from mlx_vlm.generate.ar import generate_step
 from mlx_vlm.utils import resize_image
 from PIL import Image
 
@@ -23,6 +26,9 @@ _OWN = ("text", "images", "videos", "add_special_tokens", "padding", "padding_si
 _OPTIONS = tuple(
     name for name in inspect.signature(MiniCPMV46Processor.__call__).parameters if name not in ("self", *_OWN)
 )
+
+# Likeness from which a keyword counts as a misspelt option; mlx-vlm's own keywords stay far below.
+SIMILAR = 0.85
 
 
 def prepare_inputs(
@@ -46,9 +52,11 @@ def prepare_inputs(
 
     Raises:
         ValueError: audio is given, or what the processor raises.
+        TypeError: a keyword is almost the name of an option.
     """
     if audio is not None and (not hasattr(audio, "__len__") or len(audio) > 0):
         raise ValueError("MiniCPM-V 4.6 takes no audio")
+    _refuse_misspelt(kwargs)
     options = {name: kwargs[name] for name in _OPTIONS if kwargs.get(name) is not None}
     sources = flatten_images(_given(images))
     if resize_shape is not None:
@@ -65,6 +73,14 @@ def prepare_inputs(
         **options,
     )
     return dict(inputs)
+
+
+def _refuse_misspelt(keywords: Iterable[str]) -> None:
+    """mlx-vlm lets unknown keywords pass down to where they are lost; those that were meant for us stop here."""
+    known = {*_OPTIONS, *inspect.signature(generate_step).parameters}
+    for name in keywords:
+        if name not in known and (meant := get_close_matches(name, _OPTIONS, n=1, cutoff=SIMILAR)):
+            raise TypeError(f"unknown option {name!r}; did you mean {meant[0]!r}?")
 
 
 def _given(media: Any) -> Any:
