@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import MiniCPMV46Config
+from .files import read_json
 from .model import parameter_shapes
 from .weights import is_unused, renamed
 
@@ -108,13 +109,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no config.json")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, not {type(content).__name__}")
-    return content
+    return read_json(path)
 
 
 def weight_files(folder: Path) -> list[Path]:

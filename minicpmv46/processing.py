@@ -7,7 +7,6 @@ units of both compressions can share a batch.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -15,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Regex, pre_tokenizers
-from transformers import AutoTokenizer, BatchFeature
+from transformers import BatchFeature
 
 from .image import VisualUnits, flatten_images, image_units, read_image
 from .processor_options import (
@@ -28,15 +26,13 @@ from .processor_options import (
     save_processor_options,
     with_options,
 )
-from .prompt import SpecialTokens, expand_placeholders, image_placeholder, video_placeholder
+from .prompt import expand_placeholders, image_placeholder, video_placeholder
 from .resize import resize_image
+from .tokenizer import encode, load_tokenizer, special_tokens, token_id
 from .video import flatten_videos, open_video, video_units
 
 IMAGE_OPTIONS = SLICE_OPTIONS
 VIDEO_OPTIONS = (*SLICE_OPTIONS, *SAMPLING_OPTIONS, "do_sample_frames")
-
-# Tokens that the decoder needs beside those of `SpecialTokens`.
-_PAD_TOKEN = "<|endoftext|>"
 
 
 @dataclass(frozen=True)
@@ -74,12 +70,10 @@ class MiniCPMV46Processor:
         self.image_processor = image_processor or ImageProcessor()
         self.video_processor = video_processor or VideoProcessor()
         self.chat_template = chat_template if chat_template is not None else tokenizer.chat_template
-        self.special_tokens = _special_tokens(tokenizer)
+        self.special_tokens = special_tokens(tokenizer)
         self.image_token, self.video_token = self.special_tokens.image_token, self.special_tokens.video_token
-        self.image_token_id = _token_id(tokenizer, self.image_token)
-        self.video_token_id = _token_id(tokenizer, self.video_token)
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = _PAD_TOKEN
+        self.image_token_id = token_id(tokenizer, self.image_token)
+        self.video_token_id = token_id(tokenizer, self.video_token)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **hub_options: Any) -> MiniCPMV46Processor:
@@ -99,9 +93,7 @@ class MiniCPMV46Processor:
 
             folder = Path(snapshot_download(str(path), allow_patterns=["*.json", "*.jinja", "*.txt"], **hub_options))
         image_processor, video_processor = load_processor_options(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        _restore_split_pattern(tokenizer)
-        return cls(tokenizer, image_processor, video_processor)
+        return cls(load_tokenizer(folder), image_processor, video_processor)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write tokenizer, template and options in the official layout; `from_pretrained` reads them back."""
@@ -204,22 +196,19 @@ class MiniCPMV46Processor:
             self.special_tokens,
             use_image_id=self.image_processor.use_image_id if use_image_id is None else use_image_id,
         )
-        # Padding is done here: a fast tokenizer keeps it as a state, which threads would change under each other.
-        rows = self.tokenizer(expanded, add_special_tokens=add_special_tokens)["input_ids"]
-        if empty := [i for i, row in enumerate(rows) if not row]:
-            raise ValueError(f"prompt {empty[0]} is empty")
-        pad_side = padding_side if padding else None
-        data: dict[str, Any] = {
-            "input_ids": _padded(rows, self.tokenizer.pad_token_id, pad_side),
-            "attention_mask": _padded([[1] * len(row) for row in rows], 0, pad_side),
-        }
+        data = encode(
+            self.tokenizer,
+            expanded,
+            add_special_tokens=add_special_tokens,
+            side=padding_side if padding else None,
+        )
         if media.units:
             self._check_placeholders(data["input_ids"], media)
             data["pixel_values"] = np.concatenate([units.patches for units, _ in media.units])
             data["image_units"] = np.array(
                 [
-                    (rows, cols, tokens, token_id)
-                    for units, token_id in media.units
+                    (rows, cols, tokens, own_id)
+                    for units, own_id in media.units
                     for (rows, cols), tokens in zip(units.plan.patch_grids, units.plan.token_counts, strict=True)
                 ],
                 dtype=np.int32,
@@ -280,9 +269,9 @@ class MiniCPMV46Processor:
     def _check_placeholders(self, input_ids: Any, media: MediaInputs) -> None:
         """Every visual token must have its place in the tokenized prompt."""
         ids = np.concatenate([np.asarray(row).ravel() for row in input_ids])
-        for token, token_id in ((self.image_token, self.image_token_id), (self.video_token, self.video_token_id)):
-            wanted = sum(sum(units.plan.token_counts) for units, unit_id in media.units if unit_id == token_id)
-            found = int((ids == token_id).sum())
+        for token, own_id in ((self.image_token, self.image_token_id), (self.video_token, self.video_token_id)):
+            wanted = sum(sum(units.plan.token_counts) for units, unit_id in media.units if unit_id == own_id)
+            found = int((ids == own_id).sum())
             if found != wanted:
                 raise ValueError(f"the tokenizer made {found} {token} tokens of {wanted} in the prompt")
 
@@ -333,42 +322,3 @@ def _one_each(value: Any, count: int, argument: str, *, shared: bool = False) ->
     if value is not None and count > 1 and not shared:
         raise ValueError(f"{argument} has one entry for {count} videos")
     return [value] * count
-
-
-def _padded(rows: list[list[int]], value: int, side: str | None) -> Any:
-    """int32 [prompts, length] filled up with `value`; with side None, the lists themselves where they differ."""
-    length = max(map(len, rows), default=0)
-    if side is None and any(len(row) != length for row in rows):
-        return rows
-    out = np.full((len(rows), length), value, dtype=np.int32)
-    for i, row in enumerate(rows):
-        start = length - len(row) if side == "left" else 0
-        out[i, start : start + len(row)] = row
-    return out
-
-
-def _special_tokens(tokenizer: Any) -> SpecialTokens:
-    """The checkpoint's names where its tokenizer still knows them; conversion by mlx-vlm drops them."""
-    defaults = SpecialTokens()
-    return SpecialTokens(**{name: getattr(tokenizer, name, None) or getattr(defaults, name) for name in vars(defaults)})
-
-
-def _restore_split_pattern(tokenizer: Any) -> None:
-    """Split text by the pattern of `tokenizer_config.json`.
-
-    Conversion by mlx-vlm writes Qwen2's pattern into `tokenizer.json`, which parts vowel signs from their letters in
-    many scripts; the configuration keeps the checkpoint's own.
-    """
-    pattern = tokenizer.init_kwargs.get("pretokenize_regex")
-    backend = tokenizer.backend_tokenizer
-    if pattern and json.dumps(pattern) not in json.dumps(json.loads(backend.pre_tokenizer.__getstate__())):
-        split = pre_tokenizers.Split(Regex(pattern), "isolated")
-        to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        backend.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
-
-
-def _token_id(tokenizer: Any, token: str) -> int:
-    token_id = tokenizer.convert_tokens_to_ids(token)
-    if token_id is None or token_id == tokenizer.unk_token_id:
-        raise ValueError(f"the tokenizer has no token {token!r}")
-    return int(token_id)

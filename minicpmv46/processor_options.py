@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from .files import read_json
 from .image import PixelOptions
 from .resize import BICUBIC
 from .sampling import SamplingOptions
@@ -137,9 +138,9 @@ def load_processor_options(folder: Path) -> tuple[ImageProcessor, VideoProcessor
     Raises:
         ValueError: a file is not JSON, or has a value that is not supported.
     """
-    joint = _read_json(folder / "processor_config.json")
-    image = joint.get("image_processor") or _read_json(folder / "preprocessor_config.json")
-    video = joint.get("video_processor") or _read_json(folder / "video_preprocessor_config.json")
+    joint = _section(folder / "processor_config.json")
+    image = joint.get("image_processor") or _section(folder / "preprocessor_config.json")
+    video = joint.get("video_processor") or _section(folder / "video_preprocessor_config.json")
     return ImageProcessor.from_dict(image), VideoProcessor.from_dict(video or image)
 
 
@@ -153,13 +154,5 @@ def save_processor_options(folder: Path, image: ImageProcessor, video: VideoProc
     (folder / "processor_config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, not {type(content).__name__}")
-    return content
+def _section(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}

@@ -10,6 +10,7 @@ from tiny import STOP_TOKENS
 
 from minicpmv46.model import Model
 from minicpmv46.processing import MiniCPMV46Processor
+from minicpmv46.slicing import SliceOptions, plan_slices
 
 # Largest difference of float32 results, relative to the largest value of the reference.
 TOLERANCE = 1e-4
@@ -57,6 +58,16 @@ def run(model: Model, inputs: Mapping[str, Any], new_tokens: int, last_logits: i
         tokens.append(int(logits[0, -1].argmax()))
     result["greedy"] = np.array(tokens, dtype=np.int32)
     return result
+
+
+def assert_plan(given: Any, expected: Any) -> None:
+    """Sizes, grid and token counts of one size and one set of options, as `golden_data` names them."""
+    options = SliceOptions(given.downsample_mode, given.max_slice_nums, slice_mode=given.slice_mode)
+    plan = plan_slices(given.height, given.width, options)
+    assert plan.overview == expected.overview, given
+    assert (plan.grid or (0, 0)) == expected.grid, given
+    assert plan.refined == expected.refined, given
+    assert tuple(plan.token_counts) == expected.unit_tokens, given
 
 
 def hidden_states(model: Model, inputs: Mapping[str, Any], vision_features: np.ndarray) -> np.ndarray:

@@ -35,17 +35,11 @@ def test_stages(case: Case, model: Any, processor: Any) -> None:
 
 
 def test_geometry() -> None:
-    from minicpmv46.slicing import SliceOptions, plan_slices
 
     rows = golden_data.geometry()
     assert len(rows) >= 500
     for given, expected in rows:
-        options = SliceOptions(given.downsample_mode, given.max_slice_nums, slice_mode=given.slice_mode)  # type: ignore[arg-type]
-        plan = plan_slices(given.height, given.width, options)
-        assert plan.overview == expected.overview, given
-        assert (plan.grid or (0, 0)) == expected.grid, given
-        assert plan.refined == expected.refined, given
-        assert tuple(plan.token_counts) == expected.unit_tokens, given
+        stages.assert_plan(given, expected)
 
 
 def test_sampling() -> None:

@@ -13,11 +13,27 @@ from minicpmv46 import __version__
 MINIMUM = "0.7.10"
 
 NEEDED = {
-    "mlx_vlm.utils": ("MODEL_REMAPPING", "AutoProcessor", "load_model", "load_processor", "prepare_inputs"),
-    "mlx_vlm.prompt_utils": ("MODEL_CONFIG", "MessageFormat.LIST_WITH_IMAGE_FIRST", "apply_chat_template"),
+    "mlx_vlm.utils": (
+        "MODEL_REMAPPING",
+        "AutoProcessor",
+        "load_image",
+        "load_model",
+        "load_processor",
+        "prepare_inputs",
+        "resize_image",
+    ),
+    "mlx_vlm.prompt_utils": (
+        "MODEL_CONFIG",
+        "MessageFormat.LIST_WITH_IMAGE_FIRST",
+        "apply_chat_template",
+        "get_chat_template",
+    ),
+    "mlx_vlm.generate.ar": ("generate_step",),
     "mlx_vlm.models.base": (
         "InputEmbeddingsFeatures",
         "LanguageModelOutput",
+        "chunked_attention",
+        "create_attention_mask",
         "ensure_fused_sdpa",
         "scaled_dot_product_attention",
     ),

@@ -17,7 +17,6 @@ import oracle
 from golden_data import GeometryInput
 
 from minicpmv46.resize import resize_frame
-from minicpmv46.slicing import SliceOptions, plan_slices
 from minicpmv46.vision import position_ids
 
 
@@ -54,13 +53,7 @@ def test_geometry(videos: bool) -> None:
     rows = [GeometryInput(*row) for row in geometry_inputs(8000, seed=int(videos))]
     assert len(rows) >= 5000
     for given in rows:
-        expected = oracle.official_geometry(given, videos)
-        options = SliceOptions(given.downsample_mode, given.max_slice_nums, slice_mode=given.slice_mode)  # type: ignore[arg-type]
-        plan = plan_slices(given.height, given.width, options)
-        assert plan.overview == expected.overview, given
-        assert (plan.grid or (0, 0)) == expected.grid, given
-        assert plan.refined == expected.refined, given
-        assert tuple(plan.token_counts) == expected.unit_tokens, given
+        stages.assert_plan(given, oracle.official_geometry(given, videos))
 
 
 def test_frame_resize() -> None:
