@@ -4,4 +4,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
 environment .venv "test"
+# By file, since the tests of a file share what is slow to make.
+[ $# -gt 0 ] || set -- --numprocesses 2 --dist loadfile
 exec .venv/bin/python -m pytest "$@"
