@@ -26,7 +26,7 @@ from .processor_options import (
     save_processor_options,
     with_options,
 )
-from .prompt import expand_placeholders, image_placeholder, video_placeholder
+from .prompt import check_placeholders, expand_placeholders, image_placeholder, video_placeholder
 from .resize import resize_image
 from .tokenizer import encode, load_tokenizer, special_tokens, token_id
 from .video import flatten_videos, open_video, video_units
@@ -40,8 +40,8 @@ class MediaInputs:
     """Images and videos of a call, ready for the prompt and for the model.
 
     Attributes:
-        placeholders: text that replaces each image's, and each video's, placeholder.
-        units: visual units with the id of the token they fill.
+        images, videos: text that replaces each image's and each video's placeholder.
+        units: visual units, images' first, with the id of the token that they fill.
     """
 
     images: list[str]
@@ -182,13 +182,12 @@ class MiniCPMV46Processor:
         sampled = {"max_num_frames": max_num_frames, "stack_frames": stack_frames, "do_sample_frames": do_sample_frames}
         video_options = _merge({**shared, **sampled}, videos_kwargs, VIDEO_OPTIONS, "videos_kwargs")
 
-        video_list = flatten_videos(videos)
+        image_list, video_list = flatten_images(images), flatten_videos(videos)
+        check_placeholders(texts, len(image_list), len(video_list), self.special_tokens)
         metadata = _one_each(video_metadata, len(video_list), "video_metadata")
         rates = _one_each(fps, len(video_list), "fps", shared=True)
         counts = {"nframes": nframes, "min_frames": min_frames, "max_frames": max_frames}
-        media = self._process_media(
-            flatten_images(images), video_list, metadata, rates, counts, image_options, video_options
-        )
+        media = self._process_media(image_list, video_list, metadata, rates, counts, image_options, video_options)
         expanded = expand_placeholders(
             texts,
             media.images,

@@ -49,6 +49,17 @@ def video_placeholder(plans: Sequence[SlicePlan], tokens: SpecialTokens) -> str:
     return "".join(unit_placeholder(plan, tokens.video_token, tokens) for plan in plans)
 
 
+def check_placeholders(texts: Sequence[str], images: int, videos: int, tokens: SpecialTokens) -> None:
+    """Raise `ValueError` where there are more or fewer placeholders in all `texts` than images or videos."""
+    for kind, token, count in (("image", tokens.image_token, images), ("video", tokens.video_token, videos)):
+        found = sum(text.count(token) for text in texts)
+        if found != count:
+            raise ValueError(
+                f"the prompt has {found} {token} placeholder{'s' * (found != 1)}, "
+                f"but {count} {kind}{'s' * (count != 1)} {'were' if count != 1 else 'was'} given"
+            )
+
+
 def expand_placeholders(
     texts: Sequence[str],
     images: Sequence[str],
@@ -59,18 +70,9 @@ def expand_placeholders(
 ) -> list[str]:
     """Replace each placeholder of `texts` by the next text of `images` or `videos`.
 
-    Ids count from 0 in each text, images and videos apart.
-
-    Raises:
-        ValueError: there are more or fewer placeholders than images or videos.
+    Ids count from 0 in each text, images and videos apart. Raises as `check_placeholders`.
     """
-    for kind, token, media in (("image", tokens.image_token, images), ("video", tokens.video_token, videos)):
-        found = sum(text.count(token) for text in texts)
-        if found != len(media):
-            raise ValueError(
-                f"the prompt has {found} {token} placeholder{'s' * (found != 1)}, "
-                f"but {len(media)} {kind}{'s' * (len(media) != 1)} {'were' if len(media) != 1 else 'was'} given"
-            )
+    check_placeholders(texts, len(images), len(videos), tokens)
     pending = {tokens.image_token: iter(images), tokens.video_token: iter(videos)}
     pattern = re.compile("|".join(map(re.escape, pending)))
 
