@@ -7,7 +7,7 @@ units of both compressions can share a batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -276,21 +276,39 @@ class MiniCPMV46Processor:
 
     def apply_chat_template(
         self,
-        conversation: Sequence[Mapping[str, Any]],
+        conversation: Sequence[Any],
         *,
         chat_template: str | None = None,
         tokenize: bool = False,
         add_generation_prompt: bool = False,
+        return_dict: bool = False,
+        return_tensors: str | None = None,
+        processor_kwargs: Mapping[str, Any] | None = None,
         **template_variables: Any,
     ) -> Any:
-        """Render messages with the checkpoint's template; further keywords are the template's variables."""
-        return self.tokenizer.apply_chat_template(
+        """Render messages with the checkpoint's template; further keywords are the template's variables.
+
+        With `tokenize`, the images and videos that the messages name (`{"type": "image", "image": …}`, or `path` or
+        `url`) are processed with the options in `processor_kwargs`; the result is `input_ids`, or with `return_dict`
+        all inputs of the model.
+        """
+        prompt = self.tokenizer.apply_chat_template(
             conversation,
             chat_template=chat_template or self.chat_template,
-            tokenize=tokenize,
+            tokenize=False,
             add_generation_prompt=add_generation_prompt,
             **template_variables,
         )
+        if not tokenize:
+            return prompt
+        inputs = self(
+            prompt,
+            images=list(_sources(conversation, "image")),
+            videos=list(_sources(conversation, "video")) or None,
+            return_tensors=return_tensors,
+            **(processor_kwargs or {}),
+        )
+        return inputs if return_dict else inputs["input_ids"]
 
     def decode(self, token_ids: Any, **options: Any) -> str:
         """Tokenizer's `decode`."""
@@ -299,6 +317,22 @@ class MiniCPMV46Processor:
     def batch_decode(self, sequences: Any, **options: Any) -> list[str]:
         """Tokenizer's `batch_decode`."""
         return self.tokenizer.batch_decode(sequences, **options)
+
+
+def _sources(conversation: Any, kind: str) -> Iterator[Any]:
+    """Images or videos that one conversation, or several, name in their messages, in order."""
+    for message in conversation:
+        if not isinstance(message, Mapping):
+            yield from _sources(message, kind)
+            continue
+        content = message.get("content")
+        parts = content if isinstance(content, (list, tuple)) else ()
+        for part in (part for part in parts if isinstance(part, Mapping)):
+            if part.get("type") in (kind, f"{kind}_url") or (part.get("type") is None and kind in part):
+                keys = (kind, "path", "url", f"{kind}_url")
+                source = next((part[key] for key in keys if part.get(key) is not None), None)
+                if source is not None:
+                    yield source["url"] if isinstance(source, Mapping) else source
 
 
 def _merge(

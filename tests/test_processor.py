@@ -1,7 +1,9 @@
 """The processor: options belong to a call, prompts may be of any length, threads do not disturb each other."""
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -140,6 +142,30 @@ def test_placeholder_ids_follow_the_configuration(processor: Any) -> None:
     config = MiniCPMV46Config.from_dict(tiny.config("base"))
     assert processor("base").image_token_id == config.image_token_id
     assert processor("base").video_token_id == config.video_token_id
+
+
+def test_tokenized_chat(processor: Any) -> None:
+    """Media that messages name are processed as if they had been passed beside the rendered prompt."""
+    image, clip = pictures()[0], BY_NAME["clip_short"].clips[0]
+    path = Path(__file__).parent / "data" / "media" / "pan_short.mp4"
+
+    def messages(*parts: Any) -> list[dict[str, Any]]:
+        return [{"role": "user", "content": [*parts, {"type": "text", "text": "What is it?"}]}]
+
+    ours, options = processor("base"), {"max_slice_nums": 2}
+    named = messages({"type": "image", "image": image}, {"type": "video", "path": str(path)})
+    prompt = ours.apply_chat_template(named, add_generation_prompt=True)
+    expected = ours(prompt, images=[image], videos=[str(path)], **options)
+    chat = {"tokenize": True, "add_generation_prompt": True, "processor_kwargs": options}
+    assert same(ours.apply_chat_template(named, return_dict=True, **chat), expected)
+    np.testing.assert_array_equal(ours.apply_chat_template(named, **chat), expected["input_ids"])
+
+    both = [messages({"type": "image_url", "image_url": {"url": str(path.with_name("roof.png"))}}), messages()]
+    assert ours.apply_chat_template(both, **chat).shape[0] == 2
+    with pytest.raises(ValueError, match=re.escape("1 <|image_pad|> placeholder, but 0 images")):
+        ours.apply_chat_template(messages({"type": "image"}), **chat)
+    frames = {"type": "video", "video": clip.load()}
+    assert len(ours.apply_chat_template(messages(frames), return_dict=True, **chat)["image_units"]) >= len(clip.load())
 
 
 @pytest.mark.parametrize("option", ["max_slice_num", "downsample", "do_resize"])
