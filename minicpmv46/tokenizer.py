@@ -11,6 +11,7 @@ import numpy as np
 from tokenizers import Regex, pre_tokenizers
 from transformers import AutoTokenizer
 
+from .files import read_json
 from .prompt import SpecialTokens
 
 # What rows are filled up with; the official tokenizer's pad token.
@@ -23,6 +24,9 @@ def load_tokenizer(folder: Path) -> Any:
     _restore_split_pattern(tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = PAD_TOKEN
+    older = folder / "chat_template.json"  # where processors kept their template before transformers 5
+    if tokenizer.chat_template is None and older.is_file():
+        tokenizer.chat_template = read_json(older)["chat_template"]
     return tokenizer
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import torch
 import torchvision
 import transformers
@@ -33,6 +34,7 @@ VERSIONS = {
     "torch": torch.__version__,
     "torchvision": torchvision.__version__,
     "numpy": np.__version__,
+    "pillow": PIL.__version__,
 }
 
 

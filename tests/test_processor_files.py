@@ -199,3 +199,13 @@ def test_unsupported_options(file: str, content: str, told: str, folder: Folders
     with pytest.raises(ValueError) as raised:
         MiniCPMV46Processor.from_pretrained(tmp_path)
     assert told in str(raised.value)
+
+
+def test_template_in_the_older_file(checkpoint: Folders, tmp_path: Path) -> None:
+    """Folders saved before transformers 5 keep the template in `chat_template.json`."""
+    older = Path(shutil.copytree(checkpoint("base"), tmp_path / "older"))
+    template = (older / "chat_template.jinja").read_text(encoding="utf-8")
+    (older / "chat_template.jinja").unlink()
+    assert MiniCPMV46Processor.from_pretrained(older).chat_template is None
+    (older / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    assert MiniCPMV46Processor.from_pretrained(older).chat_template == template
