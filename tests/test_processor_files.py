@@ -209,3 +209,12 @@ def test_template_in_the_older_file(checkpoint: Folders, tmp_path: Path) -> None
     assert MiniCPMV46Processor.from_pretrained(older).chat_template is None
     (older / "chat_template.json").write_text(json.dumps({"chat_template": template}))
     assert MiniCPMV46Processor.from_pretrained(older).chat_template == template
+
+
+def test_shipped_checkpoint_is_the_tests_own(checkpoint: Folders) -> None:
+    """What the demonstration runs on is what the recorded answers were made with."""
+    shipped = tiny.DATA / "checkpoint"
+    made = checkpoint("base")
+    assert sorted(p.name for p in shipped.iterdir()) == sorted(p.name for p in made.iterdir())
+    for path in made.iterdir():
+        assert (shipped / path.name).read_bytes() == path.read_bytes(), path.name
