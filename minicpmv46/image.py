@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from .slicing import Size, SliceOptions, SlicePlan, plan_slices
 
@@ -85,28 +85,20 @@ def read_image(source: Any, name: str) -> np.ndarray:
     Raises:
         ValueError: not an image, truncated, or without pixels.
     """
-    try:
-        if isinstance(source, (str, Path, BytesIO)):
-            from mlx_vlm.utils import load_image  # reads paths, URLs and data URIs; upright and RGB
-
-            if isinstance(source, str) and source.startswith("file://"):
-                source = source[len("file://") :]
-            image = np.asarray(load_image(source))
-        elif isinstance(source, Image.Image):
+    if hasattr(source, "__array__") and not isinstance(source, Image.Image):
+        image = _rgb_from_array(np.asarray(source), name)
+    elif not isinstance(source, (str, Path, BytesIO, Image.Image)):
+        kind = "" if source is None else f" ({type(source).__name__})"
+        raise ValueError(f"{name} is {source!r:.40}{kind}, not a path, a PIL image or an array")
+    else:
+        if isinstance(source, Image.Image):
             _check_pixels(source.height, source.width, name)
-            image = _rgb_from_pil(source)
-        elif hasattr(source, "__array__"):
-            image = _rgb_from_array(np.asarray(source), name)
-        else:
-            kind = "" if source is None else f" ({type(source).__name__})"
-            raise ValueError(f"{name} is {source!r:.40}{kind}, not a path, a PIL image or an array")
-    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name}: cannot read {_describe(source)}: {error}") from error
-    except ValueError as error:
-        if str(error).startswith(name):
-            raise
-        # mlx-vlm quotes the source in full, which may be the data itself.
-        raise ValueError(f"{name}: cannot read {_describe(source)}: {error.__cause__ or error}") from error
+        try:
+            image = _rgb_from_pil(source) if isinstance(source, Image.Image) else _rgb_from_file(source)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            # mlx-vlm wraps what went wrong in words that quote the source in full, which may be the data itself.
+            reason = (isinstance(error, ValueError) and error.__cause__) or error
+            raise ValueError(f"{name}: cannot read {_describe(source)}: {reason}") from error
     _check_pixels(image.shape[0], image.shape[1], name)
     return image
 
@@ -121,6 +113,12 @@ def _describe(source: Any) -> str:
 def _check_pixels(height: int, width: int, name: str) -> None:
     if height < 1 or width < 1:
         raise ValueError(f"{name} has no pixels: {height}x{width} (height x width)")
+
+
+def _rgb_from_file(source: str | Path | BytesIO) -> np.ndarray:
+    from mlx_vlm.utils import load_image  # reads paths, URLs and data URIs; upright and RGB
+
+    return np.asarray(load_image(source.removeprefix("file://") if isinstance(source, str) else source))
 
 
 def _rgb_from_pil(image: Image.Image) -> np.ndarray:

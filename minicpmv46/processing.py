@@ -202,7 +202,7 @@ class MiniCPMV46Processor:
             side=padding_side if padding else None,
         )
         if media.units:
-            self._check_placeholders(data["input_ids"], media)
+            self._check_tokens(data["input_ids"], media)
             data["pixel_values"] = np.concatenate([units.patches for units, _ in media.units])
             data["image_units"] = np.array(
                 [
@@ -265,7 +265,7 @@ class MiniCPMV46Processor:
             ],
         )
 
-    def _check_placeholders(self, input_ids: Any, media: MediaInputs) -> None:
+    def _check_tokens(self, input_ids: Any, media: MediaInputs) -> None:
         """Every visual token must have its place in the tokenized prompt."""
         ids = np.concatenate([np.asarray(row).ravel() for row in input_ids])
         for token, own_id in ((self.image_token, self.image_token_id), (self.video_token, self.video_token_id)):

@@ -109,8 +109,9 @@ def _thin(values: list[_T], count: int) -> list[_T]:
 def _main_indices(metadata: VideoMetadata, options: SamplingOptions) -> tuple[list[int], float]:
     """Indices of the main frames and the seconds between them."""
     total, fps, duration = metadata.total_num_frames, metadata.fps, metadata.duration
+    rate = min(options.fps, max(fps, 1.0))  # a rate above the clip's own would only repeat frames
     exact = options.nframes
-    if exact is None and options.min_frames is not None and math.ceil(duration * options.fps) < options.min_frames:
+    if exact is None and options.min_frames is not None and math.ceil(duration * rate) < options.min_frames:
         exact = options.min_frames
     if exact is not None:
         if exact > total:
@@ -119,7 +120,6 @@ def _main_indices(metadata: VideoMetadata, options: SamplingOptions) -> tuple[li
         indices = np.linspace(0, total - 1, exact).round().astype(int)
         return indices.tolist(), duration / exact
 
-    rate = min(options.fps, max(fps, 1.0))  # a rate above the clip's own would only repeat frames
     interval = 1 / rate
     if duration * rate > options.max_num_frames:
         step = min(LONG_CLIP_GRID, interval)

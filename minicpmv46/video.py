@@ -25,6 +25,8 @@ _METADATA = ("total_num_frames", "fps", "duration", "frames_indices")
 LINE_WIDTH = 6
 # Frames that are worth decoding to get to the next one that is used; a seek to a key frame costs about as much.
 SEEK_DISTANCE = 64
+# A file that lacks more than this of its end is damaged, not merely miscounted.
+TOLERATED_SECONDS = 1.0
 
 
 class FrameSource(Protocol):
@@ -74,13 +76,15 @@ class FileFrames:
         total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         fps = float(capture.get(cv2.CAP_PROP_FPS))
         capture.release()
-        # Containers may state no count, or one that is off: check the end, count where it does not hold.
-        if total < 1 or not self._readable(total - 1):
-            total = self._count()
-        if total < 1:
-            raise ValueError(f"{name}: no frame of {path!r} can be decoded")
         if not fps > 0:
             raise ValueError(f"{name}: {path!r} states no frame rate")
+        # Containers may state no count, or one that is off by some frames: check the end, count where it does not hold.
+        if total < 1 or not self._readable(total - 1):
+            stated, total = total, self._count()
+            if total < 1:
+                raise ValueError(f"{name}: no frame of {path!r} can be decoded")
+            if stated - total > fps * TOLERATED_SECONDS:
+                raise ValueError(f"{name}: {path!r} states {stated} frames, but only {total} can be decoded")
         self._total = total
         self.metadata = VideoMetadata(total, fps, total / fps) if sample else None
 

@@ -81,11 +81,6 @@ def hidden_states(model: Model, inputs: Mapping[str, Any], vision_features: np.n
     return np.array(decoder.norm(decoder(model.get_input_embeddings(ids, **media).inputs_embeds)))[0]
 
 
-def greedy(model: Model, inputs: Mapping[str, Any], new_tokens: int) -> np.ndarray:
-    """Only the greedy tokens of a prompt."""
-    return run(model, inputs, new_tokens, 1)["greedy"]
-
-
 def assert_close(actual: np.ndarray, expected: np.ndarray, tolerance: float, stage: str) -> None:
     """Fail where a value differs by more than `tolerance` of the largest expected one."""
     assert actual.shape == expected.shape, f"{stage}: shape {actual.shape}, expected {expected.shape}"

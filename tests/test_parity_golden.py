@@ -35,7 +35,6 @@ def test_stages(case: Case, model: Any, processor: Any) -> None:
 
 
 def test_geometry() -> None:
-
     rows = golden_data.geometry()
     assert len(rows) >= 500
     for given, expected in rows:

@@ -95,6 +95,7 @@ def test_rates_and_counts() -> None:
     assert main(nframes=3) == [0, 50, 99]
     assert main(nframes=50, max_num_frames=4) == main(nframes=50) and len(main(nframes=50)) == 50
     assert len(main(fps=0.1, min_frames=6)) == 6
+    assert main(fps=30.0, min_frames=100) == list(range(100))
     assert main(fps=30.0) == main(fps=10.0) == list(range(100))
     ntsc = VideoMetadata(90, 30000 / 1001, 90 * 1001 / 30000)
     assert [unit[0] for unit in sample_units(ntsc, SamplingOptions(fps=30000 / 1001))] == list(range(90))
@@ -115,8 +116,9 @@ def test_composition() -> None:
     assert compose(frames).shape == (40, 324, 3)
 
 
-def test_container_with_a_wrong_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A count that the file does not hold is replaced by counting; nothing is lost and nothing invented."""
+@pytest.mark.parametrize("surplus", [3, 400])
+def test_container_with_a_wrong_count(surplus: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A count that is a little off is replaced by counting; a file without its end is refused with both counts."""
     path = FILES[0]
     real = cv2.VideoCapture
 
@@ -126,14 +128,18 @@ def test_container_with_a_wrong_count(monkeypatch: pytest.MonkeyPatch) -> None:
 
         def get(self, what: int) -> float:
             value = self.capture.get(what)
-            return value + 40 if what == cv2.CAP_PROP_FRAME_COUNT else value
+            return value + surplus if what == cv2.CAP_PROP_FRAME_COUNT else value
 
         def __getattr__(self, name: str) -> Any:
             return getattr(self.capture, name)
 
     count = len(all_frames(path))
     monkeypatch.setattr(cv2, "VideoCapture", Lying)
-    assert len(FileFrames(str(path), "video 0", sample=True)) == count
+    if surplus == 3:
+        assert len(FileFrames(str(path), "video 0", sample=True)) == count
+    else:
+        with pytest.raises(ValueError, match=f"states {count + surplus} frames, but only {count} can"):
+            FileFrames(str(path), "video 0", sample=True)
 
 
 def test_case_files_exist() -> None:

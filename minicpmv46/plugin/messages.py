@@ -8,7 +8,7 @@ entries of content lists. Here media stay where the caller put them, and what co
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 IMAGE_TYPES = ("image", "image_url", "input_image")
@@ -23,7 +23,6 @@ _BUILDER_ARGUMENTS = ("fps", "max_pixels")
 
 
 def apply_chat_template(
-    original: Callable[..., Any],
     processor: Any,
     config: Any,
     prompt: Any,
@@ -37,7 +36,6 @@ def apply_chat_template(
     """Render `prompt` with the checkpoint's template, with `mlx_vlm.prompt_utils.apply_chat_template`'s signature.
 
     Args:
-        original: mlx-vlm's function, which renders the finished messages.
         prompt: a text, a message, or a list of either.
         num_images: images of the request; those without a place in a message go to the last user message.
         video: path or paths; likewise.
@@ -63,14 +61,11 @@ def build_messages(prompt: Any, num_images: int = 0, num_videos: int = 0) -> lis
     """Messages in the official form, content either a text or a list of image, video and text entries."""
     entries = prompt if isinstance(prompt, (list, tuple)) else [prompt]
     messages = [_message(entry) for entry in entries]
+    # Where there are more places than media, the processor says so, with both counts.
     extra = {
-        "image": num_images - sum(_count(m, "image") for m in messages),
-        "video": num_videos - sum(_count(m, "video") for m in messages),
+        kind: max(0, count - sum(_count(m, kind) for m in messages))
+        for kind, count in (("image", num_images), ("video", num_videos))
     }
-    for kind, missing in extra.items():
-        if missing < 0:
-            # More places than media: the processor says so, with both counts.
-            extra[kind] = 0
     if any(extra.values()):
         users = [m for m in messages if m["role"] == "user"]
         if not users:

@@ -15,10 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from minicpmv46.config import MODEL_TYPE
 from minicpmv46.plugin import compat
 from minicpmv46.plugin.hook import ARCHITECTURE
 
-MODEL_TYPE = "minicpmv4_6"
 HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
 MARK = "__minicpmv46__"
 
@@ -121,7 +121,7 @@ def routed_template(original: Function) -> Function:
             return original(*args, **kwargs)
         from minicpmv46.plugin.messages import apply_chat_template as ours
 
-        return ours(original, *args, **kwargs)
+        return ours(*args, **kwargs)
 
     return apply_chat_template
 
