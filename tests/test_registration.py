@@ -338,7 +338,7 @@ def rewrite(folder: Path, target: Path, pattern: str, replacement: str) -> None:
 @pytest.mark.parametrize(
     ("pattern", "replacement", "clause"),
     [
-        ('__version__ = "[^"]*"', '__version__ = "0.7.9"', "mlx-vlm 0.7.9: it is older than 0.7.10"),
+        ('__version__ = "[^"]*"', '__version__ = "0.7.8"', "mlx-vlm 0.7.8: it is older than 0.7.9"),
         (r"\bMODEL_REMAPPING\b", "REMAPPING", "mlx_vlm.utils.MODEL_REMAPPING is missing"),
         (r"\b_?prepare_inputs\b", "make_inputs", "mlx_vlm.utils.prepare_inputs is missing"),
         (r"\bload_model\b", "read_model", "mlx_vlm.utils.load_model is missing"),

@@ -10,7 +10,7 @@ from types import ModuleType
 
 from minicpmv46 import __version__
 
-MINIMUM = "0.7.10"
+MINIMUM = "0.7.9"
 
 NEEDED = {
     "mlx_vlm.utils": (
