@@ -25,6 +25,11 @@ from .weights import is_float32_parameter, rename_weights
 
 __all__ = ["LanguageModel", "Model", "VisionModel"]
 
+# With these mlx-vlm asks the target of speculative decoding for more than logits. No drafter exists for this model;
+# ignoring them would end in an error far from here.
+SPECULATIVE_ARGUMENTS = ("capture_layer_ids", "return_hidden", "return_shared_kv", "skip_logits", "speculative_verify")
+NO_SPECULATION = "MiniCPM-V 4.6 has no drafter and takes none (speculative decoding): leave the draft model out"
+
 # Units of one grid are encoded together up to this many patches, eight slices of 448 pixels.
 MAX_BATCH_PATCHES = 8192
 
@@ -72,7 +77,12 @@ class LanguageModel(nn.Module):
             cache: from `make_cache`; updated in place.
             logits_to_keep: number of last positions to compute logits for; None computes all.
             mlx_vlm_kwargs: mlx-vlm passes on everything the processor returned; none of it is used here.
+
+        Raises:
+            ValueError: a drafter's arguments are among `mlx_vlm_kwargs`.
         """
+        if any(mlx_vlm_kwargs.get(name) not in (None, False) for name in SPECULATIVE_ARGUMENTS):
+            raise ValueError(NO_SPECULATION)
         h = self.model.embed_tokens(inputs) if inputs_embeds is None else inputs_embeds
         h = self.model(h, mask, cache)
         if logits_to_keep:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,48 @@ class MiniCPMV46Processor:
         image_processor, video_processor = load_processor_options(folder)
         return cls(load_tokenizer(folder), image_processor, video_processor)
 
+    def with_defaults(
+        self,
+        *,
+        downsample_mode: str | None = None,
+        max_slice_nums: int | None = None,
+        slice_mode: bool | None = None,
+        scale_resolution: int | None = None,
+        use_image_id: bool | None = None,
+        max_num_frames: int | None = None,
+        stack_frames: int | None = None,
+        do_sample_frames: bool | None = None,
+    ) -> MiniCPMV46Processor:
+        """This processor with other defaults, for callers that pass no options on; `self` stays as it is.
+
+        Args: options of `__call__`; None keeps the checkpoint's.
+
+        Raises:
+            ValueError: an option has a value that is not supported.
+        """
+        _check_switches(use_image_id=use_image_id, do_sample_frames=do_sample_frames)
+        slicing = {
+            "downsample_mode": downsample_mode,
+            "max_slice_nums": max_slice_nums,
+            "slice_mode": slice_mode,
+            "scale_resolution": scale_resolution,
+        }
+        sampling = {"max_num_frames": max_num_frames, "stack_frames": stack_frames}
+        image, video = self.image_processor, self.video_processor
+        changed = copy(self)
+        changed.image_processor = with_options(
+            image, {"slicing": with_options(image.slicing, slicing), "use_image_id": use_image_id}
+        )
+        changed.video_processor = with_options(
+            video,
+            {
+                "slicing": with_options(video.slicing, slicing),
+                "sampling": with_options(video.sampling, sampling),
+                "do_sample_frames": do_sample_frames,
+            },
+        )
+        return changed
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write tokenizer, template and options in the official layout; `from_pretrained` reads them back."""
         folder = Path(folder)
@@ -166,9 +209,7 @@ class MiniCPMV46Processor:
             raise ValueError(f"return_tensors must be None, 'np' or 'mlx', not {return_tensors!r}")
         if padding_side not in ("left", "right"):
             raise ValueError(f"padding_side must be 'left' or 'right', not {padding_side!r}")
-        for name, value in (("use_image_id", use_image_id), ("do_sample_frames", do_sample_frames)):
-            if not isinstance(value, bool | None):
-                raise ValueError(f"{name} must be True or False, not {value!r}")
+        _check_switches(use_image_id=use_image_id, do_sample_frames=do_sample_frames)
         texts = [text] if isinstance(text, str) else list(text) if isinstance(text, Sequence) else []
         if not texts or not all(isinstance(entry, str) for entry in texts):
             raise ValueError(f"text must be a prompt or a list of prompts, not {text!r}")
@@ -344,6 +385,12 @@ def _merge(
     if unknown:
         raise TypeError(f"{argument} has unknown options {', '.join(sorted(unknown))}; known: {', '.join(names)}")
     return {**shared, **(own or {})}
+
+
+def _check_switches(**switches: object) -> None:
+    for name, value in switches.items():
+        if not isinstance(value, bool | None):
+            raise ValueError(f"{name} must be True or False, not {value!r}")
 
 
 def _one_each(value: Any, count: int, argument: str, *, shared: bool = False) -> list[Any]:

@@ -19,6 +19,7 @@ from mlx_vlm.utils import resize_image
 from PIL import Image
 
 from minicpmv46.image import flatten_images, read_image
+from minicpmv46.model import NO_SPECULATION
 from minicpmv46.processing import MiniCPMV46Processor
 
 # Keywords of the processor that are arguments of this function.
@@ -51,11 +52,13 @@ def prepare_inputs(
     `kwargs` holds generation options too; those that name an option of the processor go to it.
 
     Raises:
-        ValueError: audio is given, or what the processor raises.
+        ValueError: audio or a drafter is given, or what the processor raises.
         TypeError: a keyword is almost the name of an option.
     """
     if audio is not None and (not hasattr(audio, "__len__") or len(audio) > 0):
         raise ValueError("MiniCPM-V 4.6 takes no audio")
+    if kwargs.get("draft_model") is not None:  # generation would ask the drafter for its layers first
+        raise ValueError(NO_SPECULATION)
     _refuse_misspelt(kwargs)
     options = {name: kwargs[name] for name in _OPTIONS if kwargs.get(name) is not None}
     sources = flatten_images(_given(images))

@@ -1,4 +1,4 @@
-"""What changes in `mlx_vlm.utils` and `mlx_vlm.prompt_utils`, and when it asks us instead.
+"""What changes in `mlx_vlm.utils`, `mlx_vlm.prompt_utils` and `mlx_vlm.speculative.drafters`, and when it asks us.
 
 Every replaced function serves our `model_type` (or our processor) itself and hands everything else to the
 original unchanged. A name that this mlx-vlm does not have is passed over here; `compat` reports it when one
@@ -54,6 +54,15 @@ def patch_prompt_utils(prompt_utils: ModuleType) -> None:
     replace(prompt_utils, "apply_chat_template", routed_template)
 
 
+def patch_drafters(drafters: ModuleType) -> None:
+    """Make `mlx_vlm.speculative.drafters` find every drafter incompatible with our model.
+
+    Its commands and its server then say so and answer without one. Where the function is not there, the model
+    refuses a drafter's arguments itself.
+    """
+    replace(drafters, "validate_drafter_compatibility", refused_drafter)
+
+
 class ProcessorRouter:
     """`transformers.AutoProcessor` for mlx-vlm's loader, with our processor for our checkpoints.
 
@@ -102,6 +111,18 @@ def checked_resolution(original: Function) -> Function:
         return original(*args, **kwargs)
 
     return get_model_and_args
+
+
+def refused_drafter(original: Function) -> Function:
+    def validate_drafter_compatibility(*args: Any, **kwargs: Any) -> Any:
+        target = argument(original, 0, args, kwargs)
+        if declared_model_type(getattr(target, "config", None)) == MODEL_TYPE:
+            from minicpmv46.model import NO_SPECULATION
+
+            raise ValueError(NO_SPECULATION)
+        return original(*args, **kwargs)
+
+    return validate_drafter_compatibility
 
 
 def routed_inputs(original: Function) -> Function:
