@@ -8,7 +8,7 @@ with mlx-vlm's video flags and those of its keywords that are the processor's op
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -24,7 +24,7 @@ from minicpmv46.processing import MiniCPMV46Processor
 
 # Keywords of the processor that are arguments of this function.
 _OWN = ("text", "images", "videos", "add_special_tokens", "padding", "padding_side", "return_tensors")
-_OPTIONS = tuple(
+OPTIONS = tuple(
     name for name in inspect.signature(MiniCPMV46Processor.__call__).parameters if name not in ("self", *_OWN)
 )
 
@@ -59,8 +59,8 @@ def prepare_inputs(
         raise ValueError("MiniCPM-V 4.6 takes no audio")
     if kwargs.get("draft_model") is not None:  # generation would ask the drafter for its layers first
         raise ValueError(NO_SPECULATION)
-    _refuse_misspelt(kwargs)
-    options = {name: kwargs[name] for name in _OPTIONS if kwargs.get(name) is not None}
+    refuse_misspelt(kwargs)
+    options = {name: kwargs[name] for name in OPTIONS if kwargs.get(name) is not None}
     sources = flatten_images(_given(images))
     if resize_shape is not None:
         names = [f"image {i}" for i in range(len(sources))]
@@ -78,12 +78,12 @@ def prepare_inputs(
     return dict(inputs)
 
 
-def _refuse_misspelt(keywords: Iterable[str]) -> None:
+def refuse_misspelt(keywords: Iterable[str], names: Sequence[str] = OPTIONS) -> None:
     """mlx-vlm lets unknown keywords pass down to where they are lost; those that were meant for us stop here."""
-    known = {*_OPTIONS, *inspect.signature(generate_step).parameters}
-    for name in keywords:
-        if name not in known and (meant := get_close_matches(name, _OPTIONS, n=1, cutoff=SIMILAR)):
-            raise TypeError(f"unknown option {name!r}; did you mean {meant[0]!r}?")
+    known = {*names, *inspect.signature(generate_step).parameters}
+    for keyword in keywords:
+        if keyword not in known and (meant := get_close_matches(keyword, names, n=1, cutoff=SIMILAR)):
+            raise TypeError(f"unknown option {keyword!r}; did you mean {meant[0]!r}?")
 
 
 def _given(media: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What changes in `mlx_vlm.utils`, `mlx_vlm.prompt_utils` and `mlx_vlm.speculative.drafters`, and when it asks us.
+"""What changes in the modules of mlx-vlm that `hook.PATCHES` names, and when they ask us.
 
 Every replaced function serves our `model_type` (or our processor) itself and hands everything else to the
 original unchanged. A name that this mlx-vlm does not have is passed over here; `compat` reports it when one
@@ -52,6 +52,14 @@ def patch_prompt_utils(prompt_utils: ModuleType) -> None:
         formats[MODEL_TYPE] = image_first
 
     replace(prompt_utils, "apply_chat_template", routed_template)
+
+
+def patch_requests(request_normalization: ModuleType) -> None:
+    """Make `mlx_vlm.server.request_normalization` pass our processor's options on.
+
+    Without its function a request is answered with the checkpoint's defaults.
+    """
+    replace(request_normalization, "_build_gen_args", routed_request)
 
 
 def patch_drafters(drafters: ModuleType) -> None:
@@ -134,6 +142,19 @@ def routed_inputs(original: Function) -> Function:
         return ours(*args, **kwargs)
 
     return prepare_inputs
+
+
+def routed_request(original: Function) -> Function:
+    def _build_gen_args(*args: Any, **kwargs: Any) -> Any:
+        arguments = original(*args, **kwargs)
+        request, processor = (argument(original, position, args, kwargs) for position in (0, 1))
+        if not is_our_processor(processor):
+            return arguments
+        from minicpmv46.plugin.requests import with_processor_options
+
+        return with_processor_options(arguments, request, processor)
+
+    return _build_gen_args
 
 
 def routed_template(original: Function) -> Function:
