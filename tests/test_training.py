@@ -218,6 +218,27 @@ def test_batch_is_its_rows(base: Any, data: Any, name: str, kind: str, completio
         assert mx.abs(value - expected).max().item() < 2e-5 * scale, path
 
 
+def test_gradients_are_slopes(base: Any, data: Any) -> None:
+    """A small step against the gradient of a part of the model lowers the loss as the gradient says."""
+    model, _ = loaded = load(str(base()))
+    model.train()
+    folder = data(ROWS["several images"])
+    inputs = row_inputs(loaded, absolute(ROWS["several images"][0], folder))
+    counted = mx.ones(inputs["input_ids"].shape[1]) / inputs["input_ids"].shape[1]
+    _, gradients = nn.value_and_grad(model, lambda m: summed_loss(m, inputs, counted))(model)
+    start = parameters(model)
+    for part in ("language_model.", *VISION):
+        slopes = {name: g for name, g in tree_flatten(gradients) if name.startswith(part)}
+        norm = math.sqrt(sum(g.square().sum().item() for g in slopes.values()))
+        losses = []
+        for change in (-0.02 / norm, 0.02 / norm):
+            moved = {name: start[name] + change / norm * g for name, g in slopes.items()}
+            model.load_weights(list(moved.items()), strict=False)
+            losses.append(summed_loss(model, inputs, counted).item())
+        model.load_weights(list(start.items()))
+        assert losses[1] - losses[0] == pytest.approx(0.04, rel=0.02), part
+
+
 def test_batches_of_the_older_trainer(base: Any, data: Any) -> None:
     """`SFTTrainer` concatenates what differs in shape and stacks what does not; both give the rows' embeddings."""
     model, processor = loaded = load(str(base()))
