@@ -289,9 +289,9 @@ def test_steps_lower_the_loss(base: Any, data: Any, tmp_path: Path, name: str, k
 
 def test_rows_of_all_kinds(base: Any, data: Any, tmp_path: Path) -> None:
     """mlx-vlm makes batches of one kind of media each out of a mixed set."""
-    rows = [ROWS[name][i] for i in (0, 1) for name in ("text", "one unit and slices", "video", "image and video")]
-    losses = Run(base(), data(rows), tmp_path / "out", "--iters", "8").losses
-    assert sum(losses[4:]) < sum(losses[:4])
+    rows = [ROWS[name][i] for i in (0, 1) for name in ("text", "one unit and slices", "video")]
+    losses = Run(base(), data(rows), tmp_path / "out", "--iters", "6").losses
+    assert sum(losses[3:]) < sum(losses[:3])
 
 
 def linears(model: nn.Module, *prefixes: str) -> set[str]:
