@@ -162,8 +162,9 @@ class Model(nn.Module):
 
         Args:
             input_ids: [batch, length].
-            pixel_values: patches as the processor gives them, [patches, p * p * 3], or [batch, patches, …] with
-                padded rows; None for text, and where a cache holds the visual part of the prompt already.
+            pixel_values: patches as the processor gives them, [patches, p * p * 3], also of several prompts one
+                after another, or [batch, patches, …] with padded rows; None for text, and where a cache holds the
+                visual part of the prompt already.
             mask: not needed, positions are the caches' matter.
             image_units: [units, 4] or [batch, units, 4] as the processor gives them; rows of zeros are padding.
             cached_image_features: result of `encode_images` for the same arguments.
@@ -196,7 +197,10 @@ class Model(nn.Module):
             own = [f for f, unit in zip(features, units, strict=True) if unit.token_id == token_id]
             found, filled = int((ids == token_id).sum()), sum(map(len, own))
             if found != filled:
-                raise ValueError(f"the prompt has {found} tokens of id {token_id} for {filled} visual features")
+                raise ValueError(
+                    f"the prompt has {found} tokens of id {token_id} for {filled} visual features; "
+                    "it must not be cut inside an image or a video"
+                )
             if not own:
                 continue
             rows = mx.concatenate(own).astype(embeds.dtype)
@@ -248,10 +252,11 @@ class Model(nn.Module):
         if rows.ndim not in (2, 3) or rows.shape[-1] != 4:
             raise ValueError(f"image_units must be [units, 4] or [batch, units, 4], not of shape {rows.shape}")
         known = self._placeholders()
-        stride = pixel_values.shape[1] if pixel_values.ndim == 3 else 0
         units = []
+        start = 0
         for b, row_units in enumerate(rows if rows.ndim == 3 else rows[None]):
-            start = b * stride
+            if pixel_values.ndim == 3:  # a row's patches may end in padding
+                start = b * pixel_values.shape[1]
             for height, width, tokens, token_id in row_units.tolist():
                 if height:
                     if token_id not in known:

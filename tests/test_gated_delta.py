@@ -6,7 +6,7 @@ import pytest
 from mlx_vlm.models.qwen3_5.gated_delta import gated_delta_ops
 
 from minicpmv46 import gated_delta
-from minicpmv46.gated_delta import gated_delta_rule, unit_lower_inverse
+from minicpmv46.gated_delta import gated_delta_rule, recurrent_step, unit_lower_inverse
 
 
 def inputs(
@@ -75,14 +75,32 @@ def test_what_the_kernel_is_given(length: int, monkeypatch: pytest.MonkeyPatch) 
     assert_rule(given, mask)
 
 
-def test_gradients() -> None:
-    """Training goes around the kernel and has finite gradients through both forms."""
-    given = inputs(1, 70, 2, 2, key_dim=8, value_dim=8)
+@pytest.mark.parametrize("length", [1, 70, 130])
+def test_gradients(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training goes around the kernel, and has the gradients of the definition, step by step, for every input."""
+    monkeypatch.setattr(gated_delta, "has_kernel", lambda key_dim: True)
+    given = inputs(2, length, 2, 2, key_dim=8, value_dim=12)
+    mask = mx.array(np.random.RandomState(3).uniform(size=(2, length)) < 0.8)
+    weights = mx.array(np.random.RandomState(4).standard_normal((2, length, 2, 12)).astype(np.float32))
 
-    def loss(k: mx.array) -> mx.array:
-        return gated_delta_rule(**{**given, "k": k}, differentiable=True)[0].sum()
+    def loss(given: dict[str, mx.array], definition: bool) -> mx.array:
+        if not definition:
+            y, state = gated_delta_rule(**given, mask=mask, differentiable=True)
+        else:
+            state, steps = given["state"], []
+            for t in range(length):
+                step = {name: given[name][:, t] for name in ("q", "k", "v", "g", "beta")}
+                y, new = recurrent_step(**step, state=state)
+                state = mx.where(mask[:, t, None, None, None], new, state)
+                steps.append(y)
+            y = mx.stack(steps, axis=1)
+        return (y * weights * mask[..., None, None]).sum() + state.square().sum()
 
-    assert np.isfinite(np.array(mx.grad(loss)(given["k"]))).all()
+    found, expected = (mx.grad(loss)(given, definition) for definition in (False, True))
+    for name in given:
+        scale = mx.abs(expected[name]).max().item()
+        assert scale > 0
+        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-5 * scale, err_msg=name)
 
 
 def test_empty_state() -> None:

@@ -78,6 +78,27 @@ def prepare_inputs(
     return dict(inputs)
 
 
+def training_inputs(
+    processor: MiniCPMV46Processor,
+    prompts: Any,
+    images: Any,
+    audio: Any,
+    add_special_tokens: bool = False,
+    return_tensors: str = "mlx",
+    **kwargs: Any,
+) -> dict[str, mx.array]:
+    """A row of a training set, with the signature of `mlx_vlm.utils.process_inputs_with_fallback`.
+
+    mlx-vlm drops axes of size 1 before it collates rows, and then cannot put one unit beside several. A single unit
+    gets a row of zeros, which is padding.
+    """
+    inputs = prepare_inputs(processor, images, audio, prompts=prompts, add_special_tokens=add_special_tokens, **kwargs)
+    units = inputs.get("image_units")
+    if units is not None and units.shape[0] == 1:
+        inputs["image_units"] = mx.pad(units, [(0, 1), (0, 0)])
+    return inputs
+
+
 def refuse_misspelt(keywords: Iterable[str], names: Sequence[str] = OPTIONS) -> None:
     """mlx-vlm lets unknown keywords pass down to where they are lost; those that were meant for us stop here."""
     known = {*names, *inspect.signature(generate_step).parameters}

@@ -21,6 +21,7 @@ from minicpmv46.plugin.hook import ARCHITECTURE
 
 HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
 MARK = "__minicpmv46__"
+PROJECTOR = "multi_modal_projector"  # mlx-vlm's most general name for what joins vision to text
 
 Function = Callable[..., Any]
 
@@ -41,7 +42,10 @@ def patch_utils(utils: ModuleType) -> None:
     if auto_processor is not None and not isinstance(auto_processor, ProcessorRouter):
         utils.AutoProcessor = ProcessorRouter(auto_processor)  # type: ignore[attr-defined]
 
-    replace(utils, "prepare_inputs", routed_inputs)
+    replace(utils, "prepare_inputs", functools.partial(routed_inputs, "prepare_inputs"))
+    # For training only, so `compat` does not ask for it. mlx-vlm's trainers, and nothing else, call it for a row;
+    # without it they say that they cannot collate image_units.
+    replace(utils, "process_inputs_with_fallback", functools.partial(routed_inputs, "training_inputs"))
 
 
 def patch_prompt_utils(prompt_utils: ModuleType) -> None:
@@ -52,6 +56,11 @@ def patch_prompt_utils(prompt_utils: ModuleType) -> None:
         formats[MODEL_TYPE] = image_first
 
     replace(prompt_utils, "apply_chat_template", routed_template)
+
+
+def patch_adapters(adapters: ModuleType) -> None:
+    """Make `mlx_vlm.trainer.peft.utils` train our mergers with the vision encoder."""
+    replace(adapters, "unfreeze_modules", with_mergers)
 
 
 def patch_requests(request_normalization: ModuleType) -> None:
@@ -133,15 +142,28 @@ def refused_drafter(original: Function) -> Function:
     return validate_drafter_compatibility
 
 
-def routed_inputs(original: Function) -> Function:
-    def prepare_inputs(*args: Any, **kwargs: Any) -> Any:
+def routed_inputs(name: str, original: Function) -> Function:
+    """`original`, with `plugin.inputs.<name>` in its place for our processor."""
+
+    def inputs(*args: Any, **kwargs: Any) -> Any:
         if not is_our_processor(argument(original, 0, args, kwargs)):
             return original(*args, **kwargs)
-        from minicpmv46.plugin.inputs import prepare_inputs as ours
-
+        ours = getattr(importlib.import_module("minicpmv46.plugin.inputs"), name)
         return ours(*args, **kwargs)
 
-    return prepare_inputs
+    return inputs
+
+
+def with_mergers(original: Function) -> Function:
+    """`unfreeze_modules`, which `--train-vision` calls with a list of towers and projectors that lacks our mergers."""
+
+    def unfreeze_modules(*args: Any, **kwargs: Any) -> Any:
+        model, names = (argument(original, position, args, kwargs) for position in (0, 1))
+        if declared_model_type(getattr(model, "config", None)) == MODEL_TYPE and PROJECTOR in (names or ()):
+            return original(model, [*names, "vit_merger", "merger"])
+        return original(*args, **kwargs)
+
+    return unfreeze_modules
 
 
 def routed_request(original: Function) -> Function:
