@@ -266,7 +266,7 @@ class MiniCPMV46Processor:
             ValueError: as `__call__`.
             TypeError: as `__call__`.
         """
-        self("", **options)
+        self(".", **options)
         for rate in fps if isinstance(fps, (list, tuple)) else [fps]:
             with_options(self.video_processor.sampling, {"fps": rate})
 

@@ -57,8 +57,12 @@ class Server:
     def ask(self, **body: Any) -> dict[str, Any]:
         """Answer to a chat request, with log-probabilities unless `body` has another path."""
         defaults = {} if "path" in body else {"logprobs": True}
-        with self.post(**defaults, **body) as response:
-            return json.load(response)
+        try:
+            with self.post(**defaults, **body) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            error.msg = error.read().decode()  # what a failing test prints
+            raise
 
     def stream(self, **body: Any) -> Any:
         """Response to a chat request that streams, open."""
@@ -69,7 +73,7 @@ class Server:
         with pytest.raises(urllib.error.HTTPError) as caught:
             self.ask(**body)
         with caught.value as response:
-            error = json.load(response)
+            error = json.loads(response.msg)
             return response.code, error["detail"] if "detail" in error else error["error"]["message"]
 
 

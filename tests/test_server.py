@@ -90,6 +90,16 @@ def requests() -> dict[str, Request]:
             {"image": [flower.resize((67, 90))]},
         ),
         "chat with two images": Request(two_turns, 10, {}, {"image": [roof, waves]}),
+        "chat about a video and an image": Request(
+            [
+                user(image(ROOF), {"type": "video_url", "video_url": {"url": clip}}, text("What moves?")),
+                {"role": "assistant", "content": "Nothing."},
+                user("Look again."),
+            ],
+            6,
+            {},
+            {"image": [roof], "video": [clip]},
+        ),
         "video": Request(
             [user({"type": "video_url", "video_url": {"url": clip}}, text("What moves?"))], 6, {}, {"video": [clip]}
         ),

@@ -77,6 +77,31 @@ def build_messages(prompt: Any, num_images: int = 0, num_videos: int = 0) -> lis
     return messages
 
 
+class KeptText(str):
+    """A message's text as mlx-vlm's server makes it, and the parts that it was made of."""
+
+    parts: Sequence[Any]
+
+
+class KeptParts(list[Any]):
+    """The same where mlx-vlm keeps a list."""
+
+    parts: Sequence[Any]
+
+
+def keep_parts(content: Any, normalized: str | list[Any]) -> str | list[Any]:
+    """What mlx-vlm's server makes of a message's content, which has no videos in it, and what it had.
+
+    To other models it is what it was; ours goes back to the parts, so that a video stays where the message has it.
+    """
+    parts = content if isinstance(content, list) else []
+    if not any(isinstance(part, Mapping) and part.get("type") in VIDEO_TYPES for part in parts):
+        return normalized
+    kept = KeptText(normalized) if isinstance(normalized, str) else KeptParts(normalized)
+    kept.parts = parts
+    return kept
+
+
 def _count(message: Mapping[str, Any], kind: str) -> int:
     content = message["content"]
     return sum(part["type"] == kind for part in content) if isinstance(content, list) else 0
@@ -113,6 +138,8 @@ def _content(content: Any) -> str | list[dict[str, Any]]:
     """A text, or entries of the three kinds that the template knows, in their order."""
     if content is None:
         return ""
+    if isinstance(content, (KeptText, KeptParts)):
+        content = content.parts
     if isinstance(content, str):
         return content
     if not isinstance(content, Sequence):

@@ -64,11 +64,12 @@ def patch_adapters(adapters: ModuleType) -> None:
 
 
 def patch_requests(request_normalization: ModuleType) -> None:
-    """Make `mlx_vlm.server.request_normalization` pass our processor's options on.
+    """Make `mlx_vlm.server.request_normalization` pass on our processor's options, and the places of videos.
 
-    Without its function a request is answered with the checkpoint's defaults.
+    Without its functions a request is answered with the checkpoint's defaults, and videos stand on the last turn.
     """
     replace(request_normalization, "_build_gen_args", routed_request)
+    replace(request_normalization, "normalize_image_content", with_parts)
 
 
 def patch_drafters(drafters: ModuleType) -> None:
@@ -177,6 +178,15 @@ def routed_request(original: Function) -> Function:
         return with_processor_options(arguments, request, processor)
 
     return _build_gen_args
+
+
+def with_parts(original: Function) -> Function:
+    def normalize_image_content(content: Any) -> Any:
+        from minicpmv46.plugin.messages import keep_parts
+
+        return keep_parts(content, original(content))
+
+    return normalize_image_content
 
 
 def routed_template(original: Function) -> Function:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from fastapi import HTTPException
 from mlx_vlm.server.generation import GenerationArguments
 
 from minicpmv46.plugin.inputs import OPTIONS, refuse_misspelt
@@ -29,19 +30,31 @@ class RequestArguments(GenerationArguments):
         return {**super().preprocessing_kwargs(), **self.processor_options}
 
 
+class RefusedRequest(HTTPException):
+    """Status 400 with a sentence, wherever in an endpoint the arguments are built; other errors may become a 500."""
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(400, str(reason))
+
+    def __str__(self) -> str:
+        return str(self.detail)
+
+
 def with_processor_options(
     arguments: GenerationArguments, request: Any, processor: MiniCPMV46Processor
 ) -> GenerationArguments:
     """`arguments` with the options of the processor that `request` names, checked.
 
     Raises:
-        TypeError: a field is almost the name of an option.
-        ValueError: an option has a value that is not supported.
+        RefusedRequest: a field is almost the name of an option, or an option has a value that is not supported.
     """
-    options = request_options(getattr(request, "model_extra", None) or {})
-    if not options:
-        return arguments
-    processor.check_options(**options)
+    try:
+        options = request_options(getattr(request, "model_extra", None) or {})
+        if not options:
+            return arguments
+        processor.check_options(**options)
+    except (TypeError, ValueError) as error:
+        raise RefusedRequest(error) from error
     known = {f.name: getattr(arguments, f.name) for f in fields(GenerationArguments)}
     return RequestArguments(**known, processor_options=options)
 
