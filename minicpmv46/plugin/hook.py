@@ -15,7 +15,11 @@ from types import ModuleType
 from typing import Any
 
 ARCHITECTURE = "mlx_vlm.models.minicpmv46"
-PATCHES = {"mlx_vlm.utils": "patch_utils", "mlx_vlm.prompt_utils": "patch_prompt_utils"}
+PATCHES = {
+    "mlx_vlm.utils": "patch_utils",
+    "mlx_vlm.prompt_utils": "patch_prompt_utils",
+    "mlx_vlm.server.request_normalization": "patch_requests",
+}
 
 
 def patch(module: ModuleType) -> None:

@@ -23,7 +23,7 @@ from minicpmv46.processing import MiniCPMV46Processor
 
 # Keywords of the processor that are arguments of this function.
 _OWN = ("text", "images", "videos", "add_special_tokens", "padding", "padding_side", "return_tensors")
-_OPTIONS = tuple(
+OPTIONS = tuple(
     name for name in inspect.signature(MiniCPMV46Processor.__call__).parameters if name not in ("self", *_OWN)
 )
 
@@ -56,8 +56,8 @@ def prepare_inputs(
     """
     if audio is not None and (not hasattr(audio, "__len__") or len(audio) > 0):
         raise ValueError("MiniCPM-V 4.6 takes no audio")
-    _refuse_misspelt(kwargs)
-    options = {name: kwargs[name] for name in _OPTIONS if kwargs.get(name) is not None}
+    refuse_misspelt(kwargs)
+    options = {name: kwargs[name] for name in OPTIONS if kwargs.get(name) is not None}
     sources = flatten_images(_given(images))
     if resize_shape is not None:
         names = [f"image {i}" for i in range(len(sources))]
@@ -75,11 +75,11 @@ def prepare_inputs(
     return dict(inputs)
 
 
-def _refuse_misspelt(keywords: Iterable[str]) -> None:
+def refuse_misspelt(keywords: Iterable[str]) -> None:
     """mlx-vlm lets unknown keywords pass down to where they are lost; those that were meant for us stop here."""
-    known = {*_OPTIONS, *inspect.signature(generate_step).parameters}
+    known = {*OPTIONS, *inspect.signature(generate_step).parameters}
     for name in keywords:
-        if name not in known and (meant := get_close_matches(name, _OPTIONS, n=1, cutoff=SIMILAR)):
+        if name not in known and (meant := get_close_matches(name, OPTIONS, n=1, cutoff=SIMILAR)):
             raise TypeError(f"unknown option {name!r}; did you mean {meant[0]!r}?")
 
 

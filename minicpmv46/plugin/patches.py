@@ -1,4 +1,4 @@
-"""What changes in `mlx_vlm.utils` and `mlx_vlm.prompt_utils`, and when it asks us instead.
+"""What changes in mlx-vlm's modules, and when they ask us instead.
 
 Every replaced function serves our `model_type` (or our processor) itself and hands everything else to the
 original unchanged. A name that this mlx-vlm does not have is passed over here; `compat` reports it when one
@@ -54,6 +54,11 @@ def patch_prompt_utils(prompt_utils: ModuleType) -> None:
     replace(prompt_utils, "apply_chat_template", routed_template)
 
 
+def patch_requests(request_normalization: ModuleType) -> None:
+    """Make mlx-vlm's server hand a request's processor options on; optional, see `compat.SERVER`."""
+    replace(request_normalization, "_build_gen_args", routed_arguments)
+
+
 class ProcessorRouter:
     """`transformers.AutoProcessor` for mlx-vlm's loader, with our processor for our checkpoints.
 
@@ -85,6 +90,7 @@ def checked_load(original: Function) -> Function:
         if isinstance(folder, str | Path) and folder_model_type(Path(folder)) == MODEL_TYPE:
             # Says what does not fit. Here, since mlx-vlm hides an ImportError that names the model's module.
             importlib.import_module(ARCHITECTURE)
+            compat.warn_of_server()
             from minicpmv46.checkpoint import check_checkpoint
 
             check_checkpoint(Path(folder))
@@ -124,6 +130,19 @@ def routed_template(original: Function) -> Function:
         return ours(*args, **kwargs)
 
     return apply_chat_template
+
+
+def routed_arguments(original: Function) -> Function:
+    def _build_gen_args(*args: Any, **kwargs: Any) -> Any:
+        processor = argument(original, 1, args, kwargs)
+        if not is_our_processor(processor):
+            return original(*args, **kwargs)
+        from minicpmv46.plugin.request_options import request_options, with_processor_options
+
+        options = request_options(argument(original, 0, args, kwargs), processor)
+        return with_processor_options(original(*args, **kwargs), options)
+
+    return _build_gen_args
 
 
 def replace(module: ModuleType, name: str, make: Callable[[Function], Function]) -> None:
