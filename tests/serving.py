@@ -16,7 +16,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from http.client import HTTPResponse
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import MEDIA, Picture
+from cases import Picture
 from mlx_vlm import stream_generate
 from mlx_vlm.prompt_utils import apply_chat_template
 
@@ -143,7 +144,6 @@ def wait_until_healthy(process: "subprocess.Popen[bytes]", server: Server) -> No
 class Answer:
     """The tokens of an answer but its stop token, and how it ended."""
 
-    ids: list[int]
     tokens: list[str]
     logprobs: list[float]
     text: str
@@ -160,13 +160,23 @@ class Answer:
         assert body["usage"]["prompt_tokens"] == self.prompt_tokens, what
         assert choice["finish_reason"] == self.finish_reason, what
 
+    @property
+    def plain(self) -> str:
+        """The text, which must not think: a server would take that part out of it."""
+        assert "think>" not in self.text, "this answer of the random model thinks: ask it another question"
+        return readable(self.text)
+
+
+def readable(text: str) -> str:
+    """A text without bytes that are no UTF-8, for which mlx-vlm's server writes U+FFFD and `generate` nothing."""
+    return text.replace("\ufffd", "").strip()
+
 
 def alone(loaded: tuple[Any, Any], prompt: str, max_tokens: int, **options: Any) -> Answer:
     """The answer of `stream_generate` to a rendered prompt."""
     model, processor = loaded
     *steps, last = stream_generate(model, processor, prompt, max_tokens=max_tokens, temperature=0.0, **options)
     return Answer(
-        [step.token for step in steps],
         [processor.tokenizer.decode([step.token]) for step in steps],
         [float(step.logprobs[step.token]) for step in steps],
         "".join(step.text for step in (*steps, last)),
@@ -175,23 +185,66 @@ def alone(loaded: tuple[Any, Any], prompt: str, max_tokens: int, **options: Any)
     )
 
 
-def direct(
-    loaded: tuple[Any, Any],
-    messages: Any,
-    max_tokens: int,
-    enable_thinking: bool = False,
-    tools: Any = None,
-    **options: Any,
-) -> Answer:
-    """The answer to messages; `options` are media, processor options and further ones of `stream_generate`."""
-    model, processor = loaded
-    count = {"num_images": len(options.get("image", ()))} | ({"video": options["video"]} if "video" in options else {})
-    prompt = apply_chat_template(
-        processor, model.config, messages, enable_thinking=enable_thinking, tools=tools, **count
-    )
-    return alone(loaded, prompt, max_tokens, enable_thinking=enable_thinking, **options)
+Part = str | Picture | Path  # a text, an image, a video file
 
 
+@dataclass(frozen=True)
+class Request:
+    """A chat request to the server, and the same one for `stream_generate`.
+
+    Attributes:
+        turns: roles and what they say; a single text is plain content, everything else a list of parts.
+        options: processor options, `resize_shape` or `thinking_budget`, which are called the same in both.
+        thinking: what `enable_thinking` is, not sent where it is None.
+    """
+
+    turns: tuple[tuple[str, tuple[Part, ...]], ...]
+    max_tokens: int = 6
+    options: dict[str, Any] = field(default_factory=dict)
+    thinking: bool | None = None
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """Messages as OpenAI's clients send them."""
+        return [{"role": role, "content": _content(parts)} for role, parts in self.turns]
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The request's own fields."""
+        body = {"messages": self.messages, "max_tokens": self.max_tokens, **self.options}
+        return body if self.thinking is None else {**body, "enable_thinking": self.thinking}
+
+    def answer(self, loaded: tuple[Any, Any]) -> Answer:
+        """The answer of `stream_generate`."""
+        model, processor = loaded
+        parts = [part for _, said in self.turns for part in said]
+        images = [part.load() for part in parts if isinstance(part, Picture)]
+        videos = [str(part) for part in parts if isinstance(part, Path)]
+        media = ({"image": images} if images else {}) | ({"video": videos} if videos else {})
+        prompt = apply_chat_template(
+            processor, model.config, self.messages, enable_thinking=bool(self.thinking), num_images=len(images)
+        )
+        return alone(loaded, prompt, self.max_tokens, enable_thinking=bool(self.thinking), **media, **self.options)
+
+
+def asked(*parts: Part, max_tokens: int = 6, thinking: bool | None = None, **options: Any) -> Request:
+    """A request of one user turn."""
+    return Request((("user", parts),), max_tokens, options, thinking)
+
+
+def _content(parts: tuple[Part, ...]) -> str | list[dict[str, Any]]:
+    return parts[0] if len(parts) == 1 and isinstance(parts[0], str) else [_part(part) for part in parts]
+
+
+def _part(part: Part) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    if isinstance(part, Path):
+        return {"type": "video_url", "video_url": {"url": str(part)}}
+    return {"type": "image_url", "image_url": {"url": data_uri(part)}}
+
+
+@cache
 def png(picture: Picture) -> str:
     """A picture as base64."""
     buffer = io.BytesIO()
@@ -203,28 +256,53 @@ def data_uri(picture: Picture) -> str:
     return f"data:image/png;base64,{png(picture)}"
 
 
-def image(picture: Picture) -> dict[str, Any]:
-    return {"type": "image_url", "image_url": {"url": data_uri(picture)}}
+def gathered(chunks: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The chat completion that a stream of chunks amounts to."""
+    body: dict[str, Any] = {"usage": None}
+    entries, texts, reason = [], {"content": "", "reasoning_content": ""}, None
+    for chunk in chunks:
+        body["usage"] = chunk.get("usage") or body["usage"]
+        for choice in chunk["choices"]:
+            entries += (choice.get("logprobs") or {}).get("content", [])
+            reason = choice["finish_reason"] or reason
+            for name in texts:
+                texts[name] += choice["delta"].get(name) or ""
+    return body | {"choices": [{"message": texts, "logprobs": {"content": entries}, "finish_reason": reason}]}
 
 
-def video(name: str) -> dict[str, Any]:
-    return {"type": "video_url", "video_url": {"url": str(MEDIA / name)}}
+# In the base template: where the first turn starts, where a turn of another role is refused, where one is written.
+_FIRST_TURN = "{%- for turn in messages -%}\n  {%- set body = joined(turn) | trim -%}\n"
+_OTHER_ROLE = "{%- elif turn.role not in ['system', 'user'] -%}"
+_WRITTEN = "{{- '<|im_start|>' + turn.role + '\\n' + body + '<|im_end|>\\n' -}}"
 
 
-def text(words: str) -> dict[str, Any]:
-    return {"type": "text", "text": words}
-
-
-def user(*parts: Any) -> dict[str, Any]:
-    return {"role": "user", "content": list(parts) if not isinstance(parts[0], str) else parts[0]}
-
-
-def streamed_tokens(chunks: Iterable[dict[str, Any]]) -> list[str]:
-    """Token texts of a streamed chat completion."""
-    return [entry["token"] for entry in streamed_entries(chunks)]
-
-
-def streamed_entries(chunks: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Tokens with their log-probabilities of a streamed chat completion."""
-    choices = [choice for chunk in chunks for choice in chunk["choices"] if choice.get("logprobs")]
-    return [entry for choice in choices for entry in choice["logprobs"]["content"]]
+def template_with_tools(template: str) -> str:
+    """The small checkpoints' template with tools, which it writes and expects as the official one does."""
+    for anchor in (_FIRST_TURN, _OTHER_ROLE, _WRITTEN):
+        assert template.count(anchor) == 1, anchor
+    head = """{%- if tools -%}
+  {{- '<|im_start|>system\\nTools:' -}}
+  {%- for tool in tools -%}{{- '\\n' + tool | tojson -}}{%- endfor -%}
+  {{- '\\nWrite:\\n<tool_call>\\n<function=NAME>\\n<parameter=KEY>\\nVALUE\\n</parameter>\\n' -}}
+  {{- '</function>\\n</tool_call>' -}}
+  {%- if messages[0].role == 'system' -%}{{- '\\n' + joined(messages[0]) | trim -}}{%- endif -%}
+  {{- '<|im_end|>\\n' -}}
+{%- endif -%}
+"""
+    written = """{%- if turn.role == 'tool' -%}
+    {{- '<|im_start|>user\\n<tool_response>\\n' + body + '\\n</tool_response><|im_end|>\\n' -}}
+  {%- elif turn.role != 'system' or not tools -%}
+    {{- '<|im_start|>' + turn.role + '\\n' + body -}}
+    {%- for call in turn.tool_calls or [] -%}
+      {%- set call = call.function or call -%}
+      {{- '<tool_call>\\n<function=' + call.name + '>\\n' -}}
+      {%- for key, value in call.arguments | items -%}
+        {%- set value = value if value is string else value | tojson -%}
+        {{- '<parameter=' + key + '>\\n' + value + '\\n</parameter>\\n' -}}
+      {%- endfor -%}
+      {{- '</function>\\n</tool_call>' -}}
+    {%- endfor -%}
+    {{- '<|im_end|>\\n' -}}
+  {%- endif -%}"""
+    template = template.replace(_FIRST_TURN, head + _FIRST_TURN).replace(_WRITTEN, written)
+    return template.replace(_OTHER_ROLE, _OTHER_ROLE.replace("'user']", "'user', 'tool']"))

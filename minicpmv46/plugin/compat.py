@@ -29,7 +29,6 @@ NEEDED = {
         "MODEL_CONFIG",
         "MessageFormat.LIST_WITH_IMAGE_FIRST",
         "apply_chat_template",
-        "get_chat_template",
     ),
     "mlx_vlm.generate.ar": ("generate_step",),
     "mlx_vlm.models.base": (
