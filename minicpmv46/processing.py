@@ -259,17 +259,6 @@ class MiniCPMV46Processor:
             data = {k: mx.array(v) if isinstance(v, np.ndarray) else v for k, v in data.items()}
         return BatchFeature(data)
 
-    def check_options(self, *, fps: float | Sequence[float] | None = None, **options: Any) -> None:
-        """Refuse the options of a call before there is a prompt.
-
-        Raises:
-            ValueError: as `__call__`.
-            TypeError: as `__call__`.
-        """
-        self(".", **options)
-        for rate in fps if isinstance(fps, (list, tuple)) else [fps]:
-            with_options(self.video_processor.sampling, {"fps": rate})
-
     def _process_media(
         self,
         images: list[Any],

@@ -6,6 +6,9 @@ deep inside into a statement about versions.
 
 import importlib
 import re
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 
 from minicpmv46 import __version__
@@ -26,7 +29,6 @@ NEEDED = {
         "MODEL_CONFIG",
         "MessageFormat.LIST_WITH_IMAGE_FIRST",
         "apply_chat_template",
-        "get_chat_template",
     ),
     "mlx_vlm.generate.ar": ("generate_step",),
     "mlx_vlm.models.base": (
@@ -46,6 +48,11 @@ NEEDED = {
     ),
     "mlx_vlm.models.qwen3_5.gated_delta": ("gated_delta_kernel",),
 }
+# What only the processor options of a server's requests need: without it the server answers with the checkpoint's.
+SERVER = {
+    "mlx_vlm.server.generation": ("GenerationArguments.preprocessing_kwargs",),
+    "mlx_vlm.server.request_normalization": ("_build_gen_args",),
+}
 TABLES = ("mlx_vlm.utils.MODEL_REMAPPING", "mlx_vlm.prompt_utils.MODEL_CONFIG")  # written to: must be dicts
 
 
@@ -58,7 +65,13 @@ def problems() -> list[str]:
     version = release(installed_version(package))
     if version and version < release(MINIMUM):
         found.append(f"it is older than {MINIMUM}")
-    for module_name, attributes in NEEDED.items():
+    return found + missing(NEEDED)
+
+
+def missing(needed: Mapping[str, Sequence[str]]) -> list[str]:
+    """Which modules and attributes are not there, or not what they have to be, a clause each."""
+    found = []
+    for module_name, attributes in needed.items():
         module = import_or_none(module_name)
         if module is None:
             found.append(f"{module_name} is missing")
@@ -81,6 +94,16 @@ def require() -> None:
         raise RuntimeError(
             f"minicpmv46 {__version__} does not fit mlx-vlm{version}: {', '.join(found)} "
             "(MINICPMV46_DISABLE=1 gives back mlx-vlm's own minicpmv4_6)."
+        )
+
+
+def warn_of_server() -> None:
+    """Warn, in a process of mlx-vlm's server, where it cannot pass the options of a request on."""
+    if "mlx_vlm.server" in sys.modules and (found := missing(SERVER)):
+        warnings.warn(
+            f"this mlx-vlm's server passes no processor options of a request on: {', '.join(found)}",
+            RuntimeWarning,
+            stacklevel=2,
         )
 
 

@@ -51,10 +51,10 @@ def apply_chat_template(
         return messages
     if processor.chat_template is None and kwargs.get("chat_template") is None:
         raise ValueError("this checkpoint has no chat template (chat_template.jinja)")
-    from mlx_vlm.prompt_utils import get_chat_template
-
+    # Not through mlx-vlm's `get_chat_template`, which sorts the keys of tools: the template writes them as they come.
     variables = {name: value for name, value in kwargs.items() if name not in _BUILDER_ARGUMENTS}
-    return get_chat_template(processor, messages, add_generation_prompt, **variables)
+    variables = {"tokenize": False, "enable_thinking": False, **variables}
+    return processor.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, **variables)
 
 
 def build_messages(prompt: Any, num_images: int = 0, num_videos: int = 0) -> list[dict[str, Any]]:
@@ -72,8 +72,13 @@ def build_messages(prompt: Any, num_images: int = 0, num_videos: int = 0) -> lis
             raise ValueError(f"{num_images} images and {num_videos} videos have no user message to go to")
         content = users[-1]["content"]
         parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
-        added = [{"type": kind} for kind, missing in extra.items() for _ in range(missing)]
-        users[-1]["content"] = added + parts
+        first_text = next((i for i, part in enumerate(parts) if part["type"] == "text"), len(parts))
+        users[-1]["content"] = [
+            *({"type": "image"} for _ in range(extra["image"])),
+            *parts[:first_text],
+            *({"type": "video"} for _ in range(extra["video"])),
+            *parts[first_text:],
+        ]
     return messages
 
 

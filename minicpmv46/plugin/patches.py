@@ -64,11 +64,8 @@ def patch_adapters(adapters: ModuleType) -> None:
 
 
 def patch_requests(request_normalization: ModuleType) -> None:
-    """Make `mlx_vlm.server.request_normalization` pass on our processor's options, and the places of videos.
-
-    Without its functions a request is answered with the checkpoint's defaults, and videos stand on the last turn.
-    """
-    replace(request_normalization, "_build_gen_args", routed_request)
+    """Make mlx-vlm's server hand on a request's processor options (see `compat.SERVER`) and the places of videos."""
+    replace(request_normalization, "_build_gen_args", routed_arguments)
     replace(request_normalization, "normalize_image_content", with_parts)
 
 
@@ -112,6 +109,7 @@ def checked_load(original: Function) -> Function:
         if isinstance(folder, str | Path) and folder_model_type(Path(folder)) == MODEL_TYPE:
             # Says what does not fit. Here, since mlx-vlm hides an ImportError that names the model's module.
             importlib.import_module(ARCHITECTURE)
+            compat.warn_of_server()
             from minicpmv46.checkpoint import check_checkpoint
 
             check_checkpoint(Path(folder))
@@ -167,19 +165,6 @@ def with_mergers(original: Function) -> Function:
     return unfreeze_modules
 
 
-def routed_request(original: Function) -> Function:
-    def _build_gen_args(*args: Any, **kwargs: Any) -> Any:
-        arguments = original(*args, **kwargs)
-        request, processor = (argument(original, position, args, kwargs) for position in (0, 1))
-        if not is_our_processor(processor):
-            return arguments
-        from minicpmv46.plugin.requests import with_processor_options
-
-        return with_processor_options(arguments, request, processor)
-
-    return _build_gen_args
-
-
 def with_parts(original: Function) -> Function:
     def normalize_image_content(content: Any) -> Any:
         from minicpmv46.plugin.messages import keep_parts
@@ -198,6 +183,19 @@ def routed_template(original: Function) -> Function:
         return ours(*args, **kwargs)
 
     return apply_chat_template
+
+
+def routed_arguments(original: Function) -> Function:
+    def _build_gen_args(*args: Any, **kwargs: Any) -> Any:
+        processor = argument(original, 1, args, kwargs)
+        if not is_our_processor(processor):
+            return original(*args, **kwargs)
+        from minicpmv46.plugin.request_options import request_options, with_processor_options
+
+        options = request_options(argument(original, 0, args, kwargs), processor)
+        return with_processor_options(original(*args, **kwargs), options)
+
+    return _build_gen_args
 
 
 def replace(module: ModuleType, name: str, make: Callable[[Function], Function]) -> None:
