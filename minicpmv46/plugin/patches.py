@@ -42,6 +42,8 @@ def patch_utils(utils: ModuleType) -> None:
         utils.AutoProcessor = ProcessorRouter(auto_processor)  # type: ignore[attr-defined]
 
     replace(utils, "prepare_inputs", routed_inputs)
+    replace(utils, "save_weights", routed_weights)
+    replace(utils, "save_config", routed_config)
 
 
 def patch_prompt_utils(prompt_utils: ModuleType) -> None:
@@ -113,6 +115,29 @@ def routed_inputs(original: Function) -> Function:
         return ours(*args, **kwargs)
 
     return prepare_inputs
+
+
+def routed_weights(original: Function) -> Function:
+    def save_weights(*args: Any, **kwargs: Any) -> None:
+        ours = getattr(sys.modules.get("minicpmv46.model"), "Model", None)
+        if ours is None or not isinstance(argument(original, 1, args, kwargs), ours):
+            return original(*args, **kwargs)
+        from minicpmv46.plugin.saving import save_weights as save
+
+        return save(original, *args, **kwargs)
+
+    return save_weights
+
+
+def routed_config(original: Function) -> Function:
+    def save_config(*args: Any, **kwargs: Any) -> None:
+        if declared_model_type(argument(original, 0, args, kwargs)) != MODEL_TYPE:
+            return original(*args, **kwargs)
+        from minicpmv46.plugin.saving import save_config as save
+
+        return save(original, *args, **kwargs)
+
+    return save_config
 
 
 def routed_template(original: Function) -> Function:
