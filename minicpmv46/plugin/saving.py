@@ -27,10 +27,11 @@ def save_weights(
     """`mlx_vlm.utils.save_weights` for our model.
 
     Raises:
-        ValueError: `save_path` is the folder that the weights are read from.
+        ValueError: the converter, which donates the weights, would write over the folder that it converts; it fails
+            there later on, when the weights are replaced and `config.json` still describes the old ones.
     """
     source = getattr(model, "model_path", None)
-    if source is not None and Path(save_path).resolve() == Path(source).resolve():
+    if donate_weights and source is not None and Path(save_path).resolve() == Path(source).resolve():
         raise ValueError(f"{save_path} is the folder that the model is read from; convert into another one")
     if _has_scales(dict(tree_flatten(model.parameters()))):
         original(save_path, model, donate_weights=donate_weights)
