@@ -315,6 +315,7 @@ def test_dtype(variant: str, dtype: str, source: Folders, tmp_path: Path) -> Non
 
     case = cases.BY_NAME[IMAGE_CASES[variant][0]]
     inputs = stages.process(processor, case)
+    assert model(mx.array([[1, 2, 3]])).logits.dtype == getattr(mx, dtype)  # no float32 weight widens what follows
     logits = own_logits(model, inputs)
     assert generate(model, processor, variant, TOKENS)
     model.set_dtype(mx.float32)
