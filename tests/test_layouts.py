@@ -227,10 +227,18 @@ def test_our_quantization_is_the_builtin_ports(
     assert_same_tensors(parameters(load_model(ours)), parameters(load_model(builtin)))
 
 
-def test_converting_a_conversion_changes_nothing(builtin_folder: Folders, tmp_path: Path) -> None:
-    """Norm weights are not shifted and convolutions not turned a second time."""
-    again = convert_here(builtin_folder("float32"), tmp_path / "again")
+def test_converting_a_conversion_restores_the_official_form(
+    builtin_folder: Folders, checkpoint: Folders, tmp_path: Path
+) -> None:
+    """Norm weights are not shifted and convolutions not turned a second time; files are in the official form again."""
+    again, official = convert_here(builtin_folder("float32"), tmp_path / "again"), checkpoint("base")
     assert_same_tensors(parameters(load_model(again)), parameters(load_model(builtin_folder("float32"))))
+    tensors, expected = (mx.load(str(folder / "model.safetensors")) for folder in (again, official))
+    assert {name: x.shape for name, x in tensors.items()} == {name: x.shape for name, x in expected.items()}
+    assert read_json(again / "processor_config.json") == read_json(official / "processor_config.json")
+    tokenizers = [read_json(folder / "tokenizer.json") for folder in (again, official)]
+    assert tokenizers[0]["pre_tokenizer"] == tokenizers[1]["pre_tokenizer"]
+    assert (again / "chat_template.jinja").read_bytes() == (official / "chat_template.jinja").read_bytes()
 
 
 # The table of names
