@@ -11,7 +11,7 @@ import pytest
 import stages
 from cases import BY_NAME
 from conftest import load_model
-from conversions import IMAGE_CASES, convert, convert_here
+from conversions import IMAGE_CASES, convert_here
 
 pytest.importorskip("torch")
 pytest.importorskip("torchvision")
@@ -25,19 +25,19 @@ from minicpmv46.processing import MiniCPMV46Processor
 
 Folders = Callable[[str], Path]
 
-# Conversion -> variant, and the options of a second conversion after quantizing.
+# Conversion -> variant.
 VARIANT = {"bf16": "bf16", "sharded": "untied", "cast": "base", "4bit_dequantized": "base", "mixed_dequantized": "bf16"}
 
 
 @pytest.fixture(scope="module")
 def converted(checkpoint: Folders, tmp_path_factory: pytest.TempPathFactory) -> Folders:
-    """Folder of a conversion; the bfloat16 one is the command's."""
+    """Folder of a conversion."""
 
     @cache
     def make(name: str) -> Path:
         source, target = checkpoint(VARIANT[name]), tmp_path_factory.mktemp("live") / name
         if name == "bf16":
-            return convert(source, target, builtin=False)
+            return convert_here(source, target)
         if name == "cast":
             return convert_here(source, target, dtype="bfloat16")
         if name == "sharded":
