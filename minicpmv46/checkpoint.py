@@ -19,6 +19,8 @@ from .weights import is_unused, renamed
 INDEX = "model.safetensors.index.json"
 # What a quantized matrix has beside its packed weight.
 _QUANTIZED = ("scales", "biases")
+# `quantization_config.quant_method` of formats that mlx-vlm turns into its own on loading.
+_OTHER_FORMATS = ("compressed-tensors", "fp8", "modelopt")
 _SHOWN = 5
 
 
@@ -46,6 +48,14 @@ def check_checkpoint(folder: Path) -> None:
     quantization = params.get("quantization") or {}
     tensors = read_tensors(folder, config)
     expected = parameter_shapes(config)
+
+    if _other_format(params):
+        # What a matrix has there is mlx-vlm's matter, which loads strictly; but it drops modules that have nothing.
+        present = {path.rpartition(".")[0] for path in tensors}
+        absent = sorted(path for path in expected if path.rpartition(".")[0] not in present)
+        if absent:
+            raise ValueError(f"{folder} lacks {_list(absent)}")
+        return
 
     needed = set(expected)
     for path in expected:
@@ -91,6 +101,11 @@ def read_tensors(folder: Path, config: MiniCPMV46Config) -> dict[str, Tensor]:
                 raise ValueError(f"{path} is in {tensors[path].file} and again in {file}")
             tensors[path] = Tensor(file, shape)
     return tensors
+
+
+def _other_format(params: dict[str, Any]) -> bool:
+    section = params.get("quantization_config")
+    return isinstance(section, dict) and section.get("quant_method") in _OTHER_FORMATS
 
 
 def _quantization_mode(quantization: dict[str, Any], module: str) -> str | None:

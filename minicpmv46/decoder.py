@@ -188,14 +188,15 @@ class DecoderLayer(nn.Module):
             self.linear_attn = GatedDeltaNet(config)
         else:
             self.self_attn = Attention(config)
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        # MLX's own class, which mlx-vlm's AWQ looks for; it returns the wider of both dtypes.
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
     def __call__(self, x: mx.array, mask: Any, cache: Any) -> mx.array:
         mix = self.linear_attn if self.is_linear else self.self_attn
-        h = x + mix(self.input_layernorm(x), mask, cache)
-        return h + self.mlp(self.post_attention_layernorm(h))
+        h = x + mix(self.input_layernorm(x).astype(x.dtype), mask, cache)
+        return h + self.mlp(self.post_attention_layernorm(h).astype(x.dtype))
 
 
 class Decoder(nn.Module):

@@ -1,7 +1,7 @@
 """The whole model: visual units are encoded and take the places that the prompt keeps for them.
 
 `LanguageModel`, `VisionModel` and `Model` have the interface that mlx-vlm calls. Their module tree is that of the
-mlx-community layout, so that what is converted with this port can be read by others.
+mlx-community layout, so that what is quantized with this port can be read by others.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""From a checkpoint's tensors to the module tree: one table of names and two changes of layout.
+"""Between a checkpoint's tensors and the module tree: one table of names and two changes of layout.
 
 Official checkpoints store RMSNorm weights as offsets from one and convolutions in torch's layout. The mlx-community
-layout, which `mlx_vlm.convert` writes, has this module tree's names, the one added, and MLX's layout. Only names of
-the official layout are changed, so renaming twice changes nothing.
+layout, which quantized checkpoints have, has this module tree's names, the one added, and MLX's layout. Only names of
+the official layout are changed on reading, so renaming twice changes nothing.
 """
 
 from __future__ import annotations
@@ -70,3 +70,28 @@ def rename_weights(weights: Mapping[str, mx.array], config: MiniCPMV46Config) ->
                 value = value.transpose(0, 2, 3, 1)  # [out, channels, p, p] to [out, p, p, channels]
         out[path] = value
     return out
+
+
+def official_weights(parameters: Mapping[str, mx.array]) -> dict[str, mx.array]:
+    """The inverse of `rename_weights`: the module tree's parameters as an official checkpoint stores them.
+
+    Norm weights stay float32, in which taking the one off and adding it again changes nothing.
+    """
+    out: dict[str, mx.array] = {}
+    for path, value in parameters.items():
+        if _OFFSET_NORM.search(path):
+            value = value.astype(mx.float32) - 1
+        elif path.endswith("conv1d.weight"):
+            value = value.swapaxes(1, 2)
+        elif path.endswith("patch_embedding.weight"):
+            value = value.transpose(0, 3, 1, 2)
+        out[official_name(path)] = value
+    return out
+
+
+def official_name(path: str) -> str:
+    """The name of a module tree's parameter in an official checkpoint."""
+    for official, own in PREFIXES.items():
+        if path.startswith(own):
+            return official + path[len(own) :]
+    raise ValueError(f"{path} has no name in the official layout")

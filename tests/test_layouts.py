@@ -1,13 +1,11 @@
-"""Both layouts of a checkpoint: the official one, and what mlx-vlm's converter makes of it, by its port and by ours.
+"""Both layouts of a checkpoint: the official one, and what mlx-vlm's converter makes of it with its own port.
 
-Conversions and mlx-vlm's own answers come from fresh interpreters, its port with this project switched off.
+Conversions and mlx-vlm's own answers come from fresh interpreters, its port with this project switched off. What the
+converter makes with this project is in `test_convert.py`.
 """
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,7 +20,18 @@ import numpy as np
 import pytest
 import stages
 import tiny
-from mlx.utils import tree_flatten
+from conversions import (
+    IMAGE_CASES,
+    TEXT_CASES,
+    assert_same_tensors,
+    convert,
+    convert_here,
+    generate,
+    parameters,
+    read_json,
+    text_logits,
+)
+from conversions import builtin_logits as run_builtin
 from mlx_vlm.quant_utils import dequantize_model
 from mlx_vlm.utils import load_model, save_weights
 
@@ -30,7 +39,6 @@ from minicpmv46.model import Model
 from minicpmv46.processing import MiniCPMV46Processor
 
 Folders = Callable[[str], Path]
-Tensors = Mapping[str, mx.array]
 
 
 @dataclass(frozen=True)
@@ -55,66 +63,7 @@ CONVERSIONS = {
     # A recipe with an entry for every layer; it quantizes embeddings, head, delta nets and mergers too.
     "mixed": Conversion("untied", ("-q", "--quant-predicate", "mixed_4_6")),
 }
-OUR_CONVERSIONS = ("float32", "untied", "bf16", "4bit", "mixed")
 QUANTIZED = [name for name, conversion in CONVERSIONS.items() if "-q" in conversion.arguments]
-
-# Recorded cases of each variant; the first of the images is one picture with the question "Describe this image".
-IMAGE_CASES = {
-    "base": ("mode_p_transparent", "photo_sliced", "mode_l"),
-    "untied": ("photo_upscaled", "page_two_slices"),
-    "bf16": ("photo_bf16", "photo_bf16_4x_sliced"),
-}
-TEXT_CASES = {
-    "base": ("text_chat_system", "text_unicode", "text_literal_tags"),
-    "untied": ("text_chat_untied", "text_long"),
-    "bf16": ("text_bf16",),
-}
-
-BUILTIN_LOGITS = """
-import json, sys
-from pathlib import Path
-import mlx.core as mx, numpy as np
-from mlx_vlm.utils import load_model
-
-folder, out, prompts = sys.argv[1:]
-model = load_model(Path(folder))
-assert type(model).__module__ == "mlx_vlm.models.minicpmv4_6.minicpmv4_6", type(model)
-model.set_dtype(mx.float32)
-np.savez(out, *(np.array(model(mx.array([ids])).logits[0]) for ids in json.loads(prompts)))
-"""
-
-
-def python(*arguments: str | Path, builtin: bool) -> None:
-    """Run an interpreter, without this project where `builtin`."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "MINICPMV46_DISABLE": "1" if builtin else "0"}
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def convert(source: Path, target: Path, *arguments: str, builtin: bool) -> Path:
-    """Convert as a user does, with mlx-vlm's own port or with ours."""
-    python("-m", "mlx_vlm.convert", "--hf-path", source, "--mlx-path", target, *arguments, builtin=builtin)
-    return target
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
-
-
-def parameters(model: nn.Module) -> dict[str, mx.array]:
-    return dict(tree_flatten(model.parameters()))
-
-
-def assert_same_tensors(actual: Tensors, expected: Tensors) -> None:
-    """Names, types, shapes and bytes are equal."""
-
-    def differs(name: str) -> bool:
-        a, b = actual[name], expected[name]
-        return a.dtype != b.dtype or a.shape != b.shape or bytes(a) != bytes(b)
-
-    assert actual.keys() == expected.keys()
-    assert [name for name in actual if differs(name)] == []
 
 
 def split(folder: Path, target: Path, shards: int) -> Path:
@@ -132,27 +81,6 @@ def split(folder: Path, target: Path, shards: int) -> Path:
     return target
 
 
-def text_logits(model: nn.Module) -> list[np.ndarray]:
-    """Float32 logits of every position of `PROMPTS`."""
-    model.set_dtype(mx.float32)
-    return [np.array(model(mx.array([ids])).logits[0]) for ids in prompts()]
-
-
-@cache
-def prompts() -> list[list[int]]:
-    return [golden_data.load(name)["input_ids"].tolist() for name in ("text_chat_system", "text_unicode")]
-
-
-def generate(model: Model, processor: MiniCPMV46Processor, variant: str, tokens: int) -> list[int]:
-    """The answer that mlx-vlm gives in the first of the variant's image cases."""
-    prompt = mlx_vlm.apply_chat_template(
-        processor, model.config, "Describe this image", num_images=1, enable_thinking=False
-    )
-    picture = cases.BY_NAME[IMAGE_CASES[variant][0]].pictures[0].load()
-    steps = mlx_vlm.stream_generate(model, processor, prompt, image=[picture], max_tokens=tokens, temperature=0.0)
-    return [step.token for step in steps]
-
-
 @pytest.fixture(scope="session")
 def builtin_folder(checkpoint: Folders, tmp_path_factory: pytest.TempPathFactory) -> Folders:
     """Folder of a conversion by mlx-vlm's port."""
@@ -167,46 +95,9 @@ def builtin_folder(checkpoint: Folders, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="session")
-def source(checkpoint: Folders, tmp_path_factory: pytest.TempPathFactory) -> Folders:
-    """Folder of a variant whose processor options are not the usual ones."""
-
-    @cache
-    def make(variant: str) -> Path:
-        folder = tiny.make_checkpoint(tmp_path_factory.mktemp("source"), variant)
-        options = tiny.processor_config()
-        options["image_processor"] |= {"max_slice_nums": 4, "use_image_id": False, "image_mean": [0.5, 0.25, 0.125]}
-        options["video_processor"] |= {"max_num_frames": 7, "stack_frames": 3, "downsample_mode": "4x"}
-        (folder / "processor_config.json").write_text(json.dumps(options))
-        return folder
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def our_folder(source: Folders, tmp_path_factory: pytest.TempPathFactory) -> Folders:
-    """Folder of a conversion of `source` by our port."""
-
-    @cache
-    def make(name: str) -> Path:
-        conversion = CONVERSIONS[name]
-        target = tmp_path_factory.mktemp("ours") / name
-        return convert(source(conversion.variant), target, *conversion.arguments, builtin=False)
-
-    return make
-
-
-@pytest.fixture(scope="session")
 def builtin_logits(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], list[np.ndarray]]:
     """What mlx-vlm's port answers in place of `text_logits`."""
-
-    @cache
-    def run(folder: Path) -> list[np.ndarray]:
-        out = tmp_path_factory.mktemp("logits") / "logits.npz"
-        python("-c", BUILTIN_LOGITS, folder, out, json.dumps(prompts()), builtin=True)
-        with np.load(out) as file:
-            return list(file.values())
-
-    return run
+    return cache(lambda folder: run_builtin(folder, tmp_path_factory.mktemp("logits") / "logits.npz"))
 
 
 # Conversions by mlx-vlm's port
@@ -322,69 +213,32 @@ def test_answers_an_image_prompt(name: str, builtin_folder: Folders) -> None:
         stages.assert_close(result["logits"], plain["logits"], stages.TOLERANCE, "logits")
 
 
-# Conversions by our port
-
-
-@pytest.mark.parametrize("name", ["float32", "untied", "bf16"])
-def test_our_conversion_keeps_every_parameter(name: str, our_folder: Folders, checkpoint: Folders) -> None:
-    """The same numbers come back, norm weights in float32 also where the rest is bfloat16."""
-    official = parameters(load_model(checkpoint(CONVERSIONS[name].variant)))
-    assert_same_tensors(parameters(load_model(our_folder(name))), official)
-
-
 @pytest.mark.parametrize("name", ["4bit", "mixed"])
-def test_our_quantization_is_the_builtin_ports(name: str, our_folder: Folders, builtin_folder: Folders) -> None:
+def test_our_quantization_is_the_builtin_ports(
+    name: str, builtin_folder: Folders, checkpoint: Folders, tmp_path: Path
+) -> None:
     """The same matrices are quantized to the same bits."""
-    ours, builtin = our_folder(name), builtin_folder(name)
+    recipe = "mixed_4_6" if name == "mixed" else None
+    ours = convert_here(
+        checkpoint(CONVERSIONS[name].variant), tmp_path / "ours", quantize=True, quant_predicate=recipe
+    )
+    builtin = builtin_folder(name)
     assert read_json(ours / "config.json")["quantization"] == read_json(builtin / "config.json")["quantization"]
     assert_same_tensors(parameters(load_model(ours)), parameters(load_model(builtin)))
 
 
-@pytest.mark.parametrize("name", ["bf16", "mixed"])
-def test_builtin_port_reads_our_conversions(
-    name: str, our_folder: Folders, builtin_logits: Callable[[Path], list[np.ndarray]]
+def test_converting_a_conversion_restores_the_official_form(
+    builtin_folder: Folders, checkpoint: Folders, tmp_path: Path
 ) -> None:
-    """What we write is of the mlx-community layout for others too; tolerance as above."""
-    ours = text_logits(load_model(our_folder(name)))
-    for actual, expected in zip(ours, builtin_logits(our_folder(name)), strict=True):
-        stages.assert_close(actual, expected, stages.TOLERANCE, "logits")
-
-
-@pytest.mark.parametrize("name", OUR_CONVERSIONS)
-def test_our_conversion_keeps_the_processor(name: str, our_folder: Folders, source: Folders) -> None:
-    """Template, options, special tokens, stop tokens, ids and pixels are those of the source."""
-    folder, original = our_folder(name), source(CONVERSIONS[name].variant)
-    after, before = MiniCPMV46Processor.from_pretrained(folder), MiniCPMV46Processor.from_pretrained(original)
-    for file in ("chat_template.jinja", "generation_config.json"):
-        assert (folder / file).read_bytes() == (original / file).read_bytes(), file
-    assert read_json(folder / "processor_config.json") == read_json(original / "processor_config.json")
-    assert (after.image_processor, after.video_processor) == (before.image_processor, before.video_processor)
-    assert after.chat_template == before.chat_template
-    assert after.special_tokens == before.special_tokens
-    assert after.tokenizer.special_tokens_map == before.tokenizer.special_tokens_map
-    assert after.tokenizer.backend_tokenizer.to_str() == before.tokenizer.backend_tokenizer.to_str()
-    assert load_model(folder, lazy=True).config.eos_token_id == list(tiny.STOP_TOKENS)
-    for case_name in (TEXT_CASES["base"][1], IMAGE_CASES["base"][0]):
-        case = cases.BY_NAME[case_name]
-        actual, expected = stages.process(after, case), stages.process(before, case)
-        assert actual.keys() == expected.keys()
-        for key, value in expected.items():
-            np.testing.assert_array_equal(actual[key], value, err_msg=key)
-
-
-@pytest.mark.parametrize("name", ["float32", "bf16"])
-def test_our_conversion_gives_the_same_answer(name: str, our_folder: Folders, source: Folders) -> None:
-    """Through mlx-vlm, image included, from folder to tokens."""
-    variant = CONVERSIONS[name].variant
-    answers = [generate(*mlx_vlm.load(str(f)), variant, 8) for f in (our_folder(name), source(variant))]
-    assert answers[0] == answers[1]
-    assert len(answers[0]) >= 8
-
-
-def test_converting_a_conversion_changes_nothing(builtin_folder: Folders, tmp_path: Path) -> None:
-    """Norm weights are not shifted and convolutions not turned a second time."""
-    again = convert(builtin_folder("float32"), tmp_path / "again", builtin=False)
+    """Norm weights are not shifted and convolutions not turned a second time; files are in the official form again."""
+    again, official = convert_here(builtin_folder("float32"), tmp_path / "again"), checkpoint("base")
     assert_same_tensors(parameters(load_model(again)), parameters(load_model(builtin_folder("float32"))))
+    tensors, expected = (mx.load(str(folder / "model.safetensors")) for folder in (again, official))
+    assert {name: x.shape for name, x in tensors.items()} == {name: x.shape for name, x in expected.items()}
+    assert read_json(again / "processor_config.json") == read_json(official / "processor_config.json")
+    tokenizers = [read_json(folder / "tokenizer.json") for folder in (again, official)]
+    assert tokenizers[0]["pre_tokenizer"] == tokenizers[1]["pre_tokenizer"]
+    assert (again / "chat_template.jinja").read_bytes() == (official / "chat_template.jinja").read_bytes()
 
 
 # The table of names

@@ -24,6 +24,8 @@ NEEDED = {
         "load_processor",
         "prepare_inputs",
         "resize_image",
+        "save_config",
+        "save_weights",
     ),
     "mlx_vlm.prompt_utils": (
         "MODEL_CONFIG",

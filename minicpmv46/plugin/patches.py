@@ -46,6 +46,8 @@ def patch_utils(utils: ModuleType) -> None:
     # For training only, so `compat` does not ask for it. mlx-vlm's trainers, and nothing else, call it for a row;
     # without it they say that they cannot collate image_units.
     replace(utils, "process_inputs_with_fallback", functools.partial(routed_inputs, "training_inputs"))
+    replace(utils, "save_weights", routed_weights)
+    replace(utils, "save_config", routed_config)
 
 
 def patch_prompt_utils(prompt_utils: ModuleType) -> None:
@@ -172,6 +174,29 @@ def with_parts(original: Function) -> Function:
         return keep_parts(content, original(content))
 
     return normalize_image_content
+
+
+def routed_weights(original: Function) -> Function:
+    def save_weights(*args: Any, **kwargs: Any) -> None:
+        ours = getattr(sys.modules.get("minicpmv46.model"), "Model", None)
+        if ours is None or not isinstance(argument(original, 1, args, kwargs), ours):
+            return original(*args, **kwargs)
+        from minicpmv46.plugin.saving import save_weights as save
+
+        return save(original, *args, **kwargs)
+
+    return save_weights
+
+
+def routed_config(original: Function) -> Function:
+    def save_config(*args: Any, **kwargs: Any) -> None:
+        if declared_model_type(argument(original, 0, args, kwargs)) != MODEL_TYPE:
+            return original(*args, **kwargs)
+        from minicpmv46.plugin.saving import save_config as save
+
+        return save(original, *args, **kwargs)
+
+    return save_config
 
 
 def routed_template(original: Function) -> Function:
