@@ -163,8 +163,8 @@ class Model(nn.Module):
         Args:
             input_ids: [batch, length].
             pixel_values: patches as the processor gives them, [patches, p * p * 3], also of several prompts one
-                after another, or [batch, patches, …] with padded rows; None for text, and where a cache holds the
-                visual part of the prompt already.
+                after another, or [batch, patches, …] with padded rows; further columns are passed over. None for
+                text, and where a cache holds the visual part of the prompt already.
             mask: not needed, positions are the caches' matter.
             image_units: [units, 4] or [batch, units, 4] as the processor gives them; rows of zeros are padding.
             cached_image_features: result of `encode_images` for the same arguments.
@@ -215,7 +215,8 @@ class Model(nn.Module):
         Units of one grid run together; the compression follows from each unit's token count.
         """
         units = self._units(pixel_values, image_units)
-        patches = _packed(pixel_values, units)
+        vision = self.config.architecture.vision_config
+        patches = _packed(pixel_values, units)[:, : vision.patch_size**2 * vision.num_channels]
         groups: dict[tuple[Grid, int], list[int]] = {}
         for i, unit in enumerate(units):
             groups.setdefault((unit.grid, unit.tokens), []).append(i)
@@ -285,7 +286,7 @@ class Model(nn.Module):
 
 
 def _packed(pixel_values: Any, units: Iterable[Unit]) -> mx.array:
-    """Patches of all rows in one array, [patches, p * p * 3]."""
+    """Patches of all rows in one array, [patches, columns]."""
     patches = mx.array(pixel_values) if isinstance(pixel_values, np.ndarray) else pixel_values
     patches = patches.reshape(-1, patches.shape[-1])
     needed = max((unit.start + unit.patches for unit in units), default=0)

@@ -72,10 +72,23 @@ def prepare_inputs(
         add_special_tokens=add_special_tokens,
         padding=padding,
         padding_side=padding_side,
-        return_tensors="mlx",
         **options,
     )
-    return dict(inputs)
+    arrays = dict(inputs)
+    if "pixel_values" in arrays:
+        arrays["pixel_values"] = with_places(arrays["pixel_values"], arrays["image_units"])
+    # Evaluated here: mlx-vlm's server prepares requests on threads of their own.
+    return {name: mx.array(value) if isinstance(value, np.ndarray) else value for name, value in arrays.items()}
+
+
+def with_places(pixel_values: np.ndarray, image_units: np.ndarray) -> np.ndarray:
+    """Patches with two more columns, each patch's row and column in its unit; the model passes over them.
+
+    mlx-vlm's prefix cache knows pictures by `pixel_values` alone. Without the places, blank pictures of one area but
+    of other shapes are the same to it.
+    """
+    places = [np.indices((rows, cols)).reshape(2, -1).T for rows, cols in image_units[:, :2].tolist()]
+    return np.concatenate([pixel_values, np.concatenate(places).astype(pixel_values.dtype)], axis=1)
 
 
 def training_inputs(
