@@ -1,8 +1,9 @@
-"""mlx-vlm's server with many clients at once, and with clients that misbehave: every request gets what it gets alone."""
+"""mlx-vlm's server with many clients at once, some of whom misbehave: every request gets what it gets alone."""
 
 import json
 import random
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -111,3 +112,74 @@ def answered(server: Server, name: str, streamed: bool) -> dict[str, Any]:
     if not streamed:
         return server.ask(**body)
     return gathered(server.stream(**body, stream_options={"include_usage": True}))
+
+
+def test_clients_that_leave(server: Server, answers: dict[str, Answer]) -> None:
+    """Streams that nobody reads to the end are given up, whatever they are about; the others go on."""
+    endless = [
+        asked("Why?", max_tokens=50_000),
+        asked(ROOF, "What is this?", max_tokens=50_000, downsample_mode="4x"),
+        asked(CLIP, "What moves?", max_tokens=50_000, scale_resolution=112),
+    ]
+    staying = ["long", "small unit in 4x", "video"]
+    with ThreadPoolExecutor(len(staying)) as pool:
+        streams = [server.post(**request.body, stream=True) for request in endless]
+        for stream in streams:
+            assert next(events(stream))
+        running = {name: pool.submit(answered, server, name, True) for name in staying}
+        for stream in streams:
+            stream.close()
+        for name, future in running.items():
+            answers[name].check(future.result(ANSWER_SECONDS), name)
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while server.get("/metrics")["summary"]["in_flight"]:
+        assert time.monotonic() < deadline, "the server still works for clients that left"
+    answers["image"].check(server.ask(**POOL["image"].body), "after those that left")
+
+
+def test_bad_requests_hurt_nobody_else(server: Server, loaded: tuple[Any, Any], answers: dict[str, Answer]) -> None:
+    """Requests that cannot be answered say why in a sentence; one that runs beside them goes on."""
+    head, data = data_uri(FLOWER).split(",")
+    truncated = {"type": "image_url", "image_url": {"url": f"{head},{data[:60_000]}"}}
+    question = {"type": "text", "text": "?"}
+    no_video = {"type": "video_url", "video_url": {"url": str(MEDIA / "none.mp4")}}
+    bad: list[tuple[dict[str, Any], int, str]] = [
+        ({"messages": [{"role": "user", "content": [truncated, question]}]}, 500, "image 0"),
+        (asked("<|image_pad|> or not?").body, 500, "1 <|image_pad|> placeholder, but 0 images"),
+        (asked("<|video_pad|>", ROOF).body, 500, "1 <|video_pad|> placeholder, but 0 videos"),
+        ({"messages": [{"role": "user", "content": [no_video, question]}]}, 500, "video 0: there is no file"),
+        (asked(CLIP, "?", fps=[1, 2]).body, 500, "fps has 2 entries for 1 video"),
+        (asked(CLIP, "?", nframes=31).body, 500, "nframes = 31 is more than the 30 frames"),
+        (asked(ROOF, "?", downsample_modes="4x").body, 400, "did you mean 'downsample_mode'?"),
+    ]
+    running = asked("Why?", max_tokens=150)
+    with server.post(**running.body, stream=True, stream_options={"include_usage": True}) as stream:
+        chunks = events(stream)
+        first = next(chunks)
+        for body, status, words in bad:
+            code, detail = server.refuse(**body)
+            assert code == status and words in detail, detail
+        rest = list(chunks)
+    running.answer(loaded).check(gathered([first, *rest]), "the running one")
+    answers["short"].check(server.ask(**POOL["short"].body), "after the bad requests")
+
+
+def test_one_model_after_the_other(
+    server: Server, answers: dict[str, Answer], checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Requests name their model: another one of ours, folders that hold none, and the first one again."""
+    untied = checkpoint("untied")
+    request = POOL["small unit in 4x"]
+    expected = request.answer(load(str(untied)))
+    expected.check(server.ask(**request.body, model=str(untied)), "another model")
+
+    bad = tmp_path / "bad"
+    shutil.copytree(untied, bad)
+    config = json.loads((bad / "config.json").read_text())
+    config["text_config"]["hidden_size"] = 96
+    (bad / "config.json").write_text(json.dumps(config))
+    (tmp_path / "empty").mkdir()
+    for name, words in (("bad", "config.json asks for (96"), ("empty", "Config not found"), ("none", "Failed to load")):
+        status, detail = server.refuse(**request.body, model=str(tmp_path / name))
+        assert status == 400 and words in detail, detail
+    answers["small unit in 4x"].check(server.ask(**request.body), "the first model again")
