@@ -64,6 +64,11 @@ class Server:
         response: HTTPResponse = opener.open(request, timeout=ANSWER_SECONDS)
         return response
 
+    def get(self, path: str) -> dict[str, Any]:
+        with self.open(path) as response:
+            answer: dict[str, Any] = json.load(response)
+            return answer
+
     def post(self, path: str = CHAT, **body: Any) -> HTTPResponse:
         """Response to a request, open; greedy, and in chats with log-probabilities, unless `body` says otherwise."""
         defaults = {"model": self.model, "temperature": 0} | ({"logprobs": True} if path == CHAT else {})
