@@ -21,12 +21,14 @@ from cases import BY_NAME, MEDIA, Case, Clip, Picture
 from mlx_vlm import batch_generate, generate, load, stream_generate
 from mlx_vlm.generate.common import PromptCacheState
 from mlx_vlm.prompt_utils import apply_chat_template
+from mlx_vlm.server.generation import ResponseGenerator
 from mlx_vlm.utils import estimate_num_image_tokens, prepare_inputs
 from mlx_vlm.vision_cache import VisionFeatureCache, processed_image_key
 from PIL import Image
 from tiny import IM_END, IM_START, STOP_TOKENS
 
 from minicpmv46.model import Model
+from minicpmv46.plugin.request_options import RequestArguments
 
 CASES = (
     "text_hello",
@@ -451,6 +453,32 @@ def test_vision_cache_of_the_server(loaded: Any, encodings: list[int]) -> None:
         ).inputs_embeds
         assert mx.array_equal(embeds, expected)
     assert len(encodings) == 2 and len(features) == 1
+
+
+def test_vision_cache_in_the_servers_engine(checkpoint: Any, loaded: Any, encodings: list[int]) -> None:
+    """The server's engine encodes a picture once a mode and slice setting, and the answers stay right."""
+    images = [BY_NAME["odd_448x448"].pictures[0].load()]
+    model, processor = loaded("untied")
+    prompt = apply_chat_template(processor, model.config, "Describe this image", num_images=1)
+    settings: list[dict[str, Any]] = [
+        {},
+        {"downsample_mode": "4x"},
+        {"scale_resolution": 112, "max_slice_nums": 2},
+        {"scale_resolution": 112, "max_slice_nums": 2, "downsample_mode": "4x"},
+    ]
+    expected = [greedy(model, processor, prompt, 4, image=images, **options).token_ids for options in settings]
+    assert len(set(map(tuple, expected))) == len(settings)
+    encodings.clear()
+    engine = ResponseGenerator(str(checkpoint("untied")), vision_cache=VisionFeatureCache())
+    try:
+        engine.wait_until_ready()
+        for i, options in [*enumerate(settings), *enumerate(settings)]:
+            arguments = RequestArguments(max_tokens=4, temperature=0, processor_options=options)
+            _, tokens = engine.generate(prompt, images, args=arguments)
+            assert [token.token for token in tokens] == expected[i], options
+        assert len(encodings) == len(engine.vision_cache) == len(settings)
+    finally:
+        engine.stop_and_join()
 
 
 @pytest.mark.parametrize(
