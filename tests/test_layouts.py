@@ -219,9 +219,7 @@ def test_our_quantization_is_the_builtin_ports(
 ) -> None:
     """The same matrices are quantized to the same bits."""
     recipe = "mixed_4_6" if name == "mixed" else None
-    ours = convert_here(
-        checkpoint(CONVERSIONS[name].variant), tmp_path / "ours", quantize=True, quant_predicate=recipe
-    )
+    ours = convert_here(checkpoint(CONVERSIONS[name].variant), tmp_path / "ours", quantize=True, quant_predicate=recipe)
     builtin = builtin_folder(name)
     assert read_json(ours / "config.json")["quantization"] == read_json(builtin / "config.json")["quantization"]
     assert_same_tensors(parameters(load_model(ours)), parameters(load_model(builtin)))

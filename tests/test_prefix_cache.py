@@ -148,9 +148,7 @@ def test_warm_and_cold_rows_in_one_batch(loaded: tuple[Any, Any]) -> None:
         keywords = dict(REQUESTS[name])
         media = {"images": keywords.pop("image", None), "videos": keywords.pop("video", None)}
         video = {"video": media["videos"]} if media["videos"] else {}
-        prompt = apply_chat_template(
-            processor, model.config, QUESTION, num_images=len(media["images"] or ()), **video
-        )
+        prompt = apply_chat_template(processor, model.config, QUESTION, num_images=len(media["images"] or ()), **video)
         inputs = prepare_inputs(processor, prompts=prompt, **media, **keywords)
         ids, pixels, mask = inputs.pop("input_ids"), inputs.pop("pixel_values", None), inputs.pop("attention_mask")
         features = model.get_input_embeddings(ids, pixels, mask=mask, **inputs)

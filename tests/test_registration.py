@@ -473,6 +473,8 @@ def test_other_processors_do_not_import_ours(installed: Environment) -> None:
 
 def test_hub_repository_and_options_reach_our_processor(installed: Environment, checkpoint: Path) -> None:
     installed.run(f"""
+        from types import SimpleNamespace
+
         import huggingface_hub, minicpmv46.processing
         import mlx_vlm.utils
 
@@ -480,8 +482,12 @@ def test_hub_repository_and_options_reach_our_processor(installed: Environment, 
         huggingface_hub.hf_hub_download = lambda *file, **options: (
             asked.append((file, options)) or {str(checkpoint / "config.json")!r}
         )
-        minicpmv46.processing.MiniCPMV46Processor.from_pretrained = lambda path, **options: (path, options)
-        answer = mlx_vlm.utils.AutoProcessor.from_pretrained("owner/name", revision="1", use_fast=True)
-        assert answer == ("owner/name", {{"revision": "1"}})
+        loaded = []
+        ours = SimpleNamespace(tokenizer=SimpleNamespace())
+        minicpmv46.processing.MiniCPMV46Processor.from_pretrained = lambda path, **options: (
+            loaded.append((path, options)) or ours
+        )
+        assert mlx_vlm.utils.AutoProcessor.from_pretrained("owner/name", revision="1", use_fast=True) is ours
+        assert loaded == [("owner/name", {{"revision": "1"}})]
         assert asked == [(("owner/name", "config.json"), {{"revision": "1"}})]
     """)

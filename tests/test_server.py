@@ -474,3 +474,14 @@ def test_tools_in_the_prompt(server: Server, loaded: tuple[Any, Any]) -> None:
 
 def user(text: str) -> dict[str, str]:
     return {"role": "user", "content": text}
+
+
+# Drafters
+
+
+def test_drafter(folder: Path, loaded: tuple[Any, Any], tmp_path: Path) -> None:
+    """A server that is given one says that it does not fit, and answers without it."""
+    flags = ("--draft-model", str(folder), "--draft-kind", "mtp", "--draft-block-size", "3")
+    with running_server(tmp_path, folder, *flags) as server:
+        CHATS["text"].answer(loaded).check(server.ask(**CHATS["text"].body), "beside a drafter")
+    assert "falling back to autoregressive generation: MiniCPM-V 4.6 has no drafter" in server.log.read_text()

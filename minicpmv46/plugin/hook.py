@@ -20,6 +20,7 @@ PATCHES = {
     "mlx_vlm.prompt_utils": "patch_prompt_utils",
     "mlx_vlm.server.request_normalization": "patch_requests",
     "mlx_vlm.speculative.drafters": "patch_drafters",
+    "mlx_vlm.structured": "patch_structured",
     "mlx_vlm.trainer.peft.utils": "patch_adapters",
 }
 

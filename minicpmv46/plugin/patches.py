@@ -80,6 +80,11 @@ def patch_drafters(drafters: ModuleType) -> None:
     replace(drafters, "validate_drafter_compatibility", refused_drafter)
 
 
+def patch_structured(structured: ModuleType) -> None:
+    """Make `mlx_vlm.structured` build grammars for our tokenizers that need no Metal."""
+    replace(structured, "build_json_schema_logits_processor", portable_grammar)
+
+
 class ProcessorRouter:
     """`transformers.AutoProcessor` for mlx-vlm's loader, with our processor for our checkpoints.
 
@@ -100,7 +105,9 @@ class ProcessorRouter:
         from minicpmv46.processing import MiniCPMV46Processor
 
         # mlx-vlm hands over everything `load` was called with; the rest is not for a processor.
-        return MiniCPMV46Processor.from_pretrained(pretrained_model_name_or_path, **hub)
+        processor = MiniCPMV46Processor.from_pretrained(pretrained_model_name_or_path, **hub)
+        setattr(processor.tokenizer, MARK, True)  # grammars are built from a tokenizer alone
+        return processor
 
 
 def checked_load(original: Function) -> Function:
@@ -165,6 +172,18 @@ def with_mergers(original: Function) -> Function:
         return original(*args, **kwargs)
 
     return unfreeze_modules
+
+
+def portable_grammar(original: Function) -> Function:
+    def build_json_schema_logits_processor(*args: Any, **kwargs: Any) -> Any:
+        grammar = original(*args, **kwargs)
+        if not getattr(argument(original, 0, args, kwargs), MARK, False):
+            return grammar
+        from minicpmv46.plugin.grammar import portable
+
+        return portable(grammar)
+
+    return build_json_schema_logits_processor
 
 
 def with_parts(original: Function) -> Function:
