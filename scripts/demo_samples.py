@@ -1,0 +1,50 @@
+"""Sample pictures and clips of the demo model, drawn as its training data are, from seeds that training never uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from scripts.demo_tasks import SIDE, draw_shape, paper, single, written
+
+RATE = 10  # frames a second of the sample clips; the model sees one of them a second
+
+
+def write_clip(path: Path, seconds: list[np.ndarray]) -> None:
+    """A clip in which each picture stands for a second."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), RATE, (SIDE, SIDE))
+    for picture in seconds:
+        for _ in range(RATE):
+            writer.write(cv2.cvtColor(np.asarray(picture), cv2.COLOR_RGB2BGR))
+    writer.release()
+
+
+def write_samples(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng([46, 4600])
+    written(random, "K7RM2", 42, 56, 224, (30, 6, 200, 50)).save(folder / "read.png")
+    written(random, "T5X", 28, 224, 224, (120, 126, 212, 212)).save(folder / "small.png")
+    single(random, "star", "blue").save(folder / "star.png")
+    single(random, "circle", "red").save(folder / "circle.png")
+    three = paper(random, SIDE, SIDE)
+    for shape, x, y in (("square", 28, 30), ("triangle", 82, 40), ("diamond", 48, 84)):
+        draw_shape(three, shape, (30, 150, 55), x, y, 13)
+    three.save(folder / "three.png")
+
+    background = paper(random, SIDE, SIDE)
+    frames = []
+    for x in (20, 44, 68, 92):
+        frames.append(background.copy())
+        draw_shape(frames[-1], "circle", (215, 35, 35), x, 60, 15)
+    write_clip(folder / "right.mp4", [np.asarray(frame) for frame in frames])
+    write_clip(
+        folder / "colours.mp4",
+        [np.full((SIDE, SIDE, 3), colour, np.uint8) for colour in ((40, 75, 215), (240, 210, 30), (215, 35, 35))],
+    )
+    write_clip(folder / "flashes.mp4", [np.full((SIDE, SIDE, 3), level, np.uint8) for level in (20, 245, 20, 240, 25)])
+
+
+if __name__ == "__main__":
+    write_samples(Path(__file__).parent.parent / "minicpmv46" / "demo" / "samples")
