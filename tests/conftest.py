@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -47,3 +48,17 @@ def model(checkpoint: Callable[[str], Path]) -> Callable[[str], Model]:
 def processor(checkpoint: Callable[[str], Path]) -> Callable[[str], MiniCPMV46Processor]:
     """Processor of a variant."""
     return cache(lambda variant="base": MiniCPMV46Processor.from_pretrained(checkpoint(variant)))
+
+
+@pytest.fixture
+def encodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Number of patches of each run of the vision encoder in this test."""
+    runs: list[int] = []
+    encode = Model.encode_images
+
+    def counted(self: Model, pixel_values: Any, *args: Any, **kwargs: Any) -> Any:
+        runs.append(pixel_values.shape[0])
+        return encode(self, pixel_values, *args, **kwargs)
+
+    monkeypatch.setattr(Model, "encode_images", counted)
+    return runs

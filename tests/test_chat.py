@@ -16,8 +16,6 @@ from mlx_vlm.chat import MLXVisionChat
 from mlx_vlm.generate import dispatch
 from test_commands import folder, python  # noqa: F401  `folder` is a fixture
 
-from minicpmv46.model import Model
-
 ROOF, FLOWER, CLIP = str(MEDIA / "roof.png"), str(MEDIA / "flower.png"), str(MEDIA / "pan_short.mp4")
 QUESTIONS = ("What is this?", "And why?", "Where?")
 TOKENS = 5
@@ -31,20 +29,6 @@ Shown = tuple[str, str]
 @pytest.fixture(scope="module")
 def loaded(checkpoint: Callable[[str], Path]) -> Loaded:
     return load(str(checkpoint("base")))
-
-
-@pytest.fixture
-def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Number of patches of each run of the vision encoder in this test."""
-    runs: list[int] = []
-    encode = Model.encode_images
-
-    def counted(self: Model, pixel_values: Any, *args: Any, **kwargs: Any) -> Any:
-        runs.append(pixel_values.shape[0])
-        return encode(self, pixel_values, *args, **kwargs)
-
-    monkeypatch.setattr(Model, "encode_images", counted)
-    return runs
 
 
 def replies(
@@ -123,7 +107,7 @@ def test_command(name: str, folder: Path, loaded: Loaded, checkpoint: Callable[[
 def test_vision_cache_of_the_command(
     loaded: Loaded,
     checkpoint: Callable[[str], Path],
-    encoded: list[int],
+    encodings: list[int],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     mode: str,
@@ -131,8 +115,8 @@ def test_vision_cache_of_the_command(
     """The image of a chat is encoded once, and later turns answer as if it had been encoded again."""
     options = {**SMALL, "downsample_mode": mode}
     texts = replies(loaded, [[("image", ROOF)]] * len(QUESTIONS), **options)
-    assert len(encoded) == len(QUESTIONS)
-    encoded.clear()
+    assert len(encodings) == len(QUESTIONS)
+    encodings.clear()
     typed = iter([*QUESTIONS, ""])
     monkeypatch.setattr("builtins.input", lambda _: next(typed))
     flags = ("--processor-kwargs", f'{{"scale_resolution": 112, "downsample_mode": "{mode}"}}')
@@ -140,14 +124,14 @@ def test_vision_cache_of_the_command(
     monkeypatch.setattr(sys, "argv", [*command, "--max-tokens", str(TOKENS), "--temperature", "0.0"])
     dispatch.main()
     assert capsys.readouterr().out == "".join(f"Assistant:{text}\n" for text in texts)
-    assert len(encoded) == 1
+    assert len(encodings) == 1
 
 
-def test_second_turn_adds_an_image(loaded: Loaded, checkpoint: Callable[[str], Path], encoded: list[int]) -> None:
+def test_second_turn_adds_an_image(loaded: Loaded, checkpoint: Callable[[str], Path], encodings: list[int]) -> None:
     """`mlx_vlm.chat` keeps a prompt cache; what `/image` loads later is seen in the turn that follows."""
     talk = MLXVisionChat(str(checkpoint("base")), temperature=0.0, max_tokens=TOKENS)
     spoken: list[str] = []
-    # Text alone; one image; the same image again, which is not encoded again; another image.
+    # Text alone, then an image, then another.
     loads = [None, ROOF, FLOWER]
     for question, path in zip(QUESTIONS, loads, strict=True):
         if path is not None:
@@ -155,13 +139,13 @@ def test_second_turn_adds_an_image(loaded: Loaded, checkpoint: Callable[[str], P
         talk.add_to_history("user", question)
         spoken.append(talk.generate_response())
         talk.add_to_history("assistant", spoken[-1])
-    assert len(encoded) == 2
+    assert len(encodings) == 2
     assert spoken == replies(loaded, [[], [("image", ROOF)], [("image", FLOWER)]])
     assert talk.handle_command("/clear", "")
-    encoded.clear()
+    encodings.clear()
     talk.add_to_history("user", QUESTIONS[0])
     assert talk.generate_response() == replies(loaded, [[("image", FLOWER)]])[0]
-    assert len(encoded) == 1  # that of `replies`: the chat's own features were there
+    assert len(encodings) == 1  # that of `replies`: the chat's own features were there
 
 
 def test_chat_command(folder: Path, loaded: Loaded, checkpoint: Callable[[str], Path]) -> None:  # noqa: F811

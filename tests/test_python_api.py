@@ -27,7 +27,6 @@ from mlx_vlm.vision_cache import VisionFeatureCache, processed_image_key
 from PIL import Image
 from tiny import IM_END, IM_START, STOP_TOKENS
 
-from minicpmv46.model import Model
 from minicpmv46.plugin.request_options import RequestArguments
 
 CASES = (
@@ -387,20 +386,6 @@ def test_second_turn_through_the_template(loaded: Any) -> None:
         kept = greedy(model, processor, prompt, 6, image=images[:shown], prompt_cache_state=state)
         assert kept.token_ids == plain.token_ids
     assert plain.token_ids == golden_data.load(case.name)["greedy"][:6].tolist()
-
-
-@pytest.fixture
-def encodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Number of patches of each run of the vision encoder in this test."""
-    runs: list[int] = []
-    encode = Model.encode_images
-
-    def counted(self: Model, pixel_values: Any, *args: Any, **kwargs: Any) -> Any:
-        runs.append(pixel_values.shape[0])
-        return encode(self, pixel_values, *args, **kwargs)
-
-    monkeypatch.setattr(Model, "encode_images", counted)
-    return runs
 
 
 def test_vision_cache(loaded: Any, encodings: list[int]) -> None:
