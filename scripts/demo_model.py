@@ -1,4 +1,4 @@
-"""The demo checkpoint before it is trained: configuration, tokenizer, template, first weights, and a batched forward.
+"""The demo model before it is trained, and a batched forward.
 
 The model is the official class of transformers. `Batched` shares its weights and differs in one thing: units of one
 grid, of all pictures of a batch, go through the vision side together, where the official forward takes them one by one.
@@ -7,209 +7,16 @@ grid, of all pictures of a batch, go through the vision side together, where the
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  as everybody calls it
 
-from scripts.demo_tasks import COLOURS, DIRECTIONS, FACTS, QUESTIONS, SHAPES, SIDE, SUMS
-
-ROOT = Path(__file__).parent.parent
-TEMPLATE = ROOT / "tests" / "data" / "chat_template.jinja"
-
-VOCABULARY = 2048
 PAPER = 0.8  # normalized level of the pictures' background
-# The official tokenizer's added tokens in their order; True for special ones.
-ADDED_TOKENS = {
-    **dict.fromkeys(("<|endoftext|>", "<|im_start|>", "<|im_end|>"), True),
-    **dict.fromkeys(("<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>"), True),
-    **dict.fromkeys(("<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>"), True),
-    **dict.fromkeys(("<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"), True),
-    **dict.fromkeys(("<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"), False),
-    **dict.fromkeys(("<|fim_pad|>", "<|repo_name|>", "<|file_sep|>", "<tool_response>", "</tool_response>"), False),
-    **dict.fromkeys(("<think>", "</think>"), False),
-    **dict.fromkeys(("<|audio_start|>", "<|audio_end|>", "<tts_pad>", "<tts_text_bos>", "<tts_text_eod>"), True),
-    **dict.fromkeys(("<tts_text_bos_single>", "<|audio_pad|>", "<unk>", "<image>", "</image>"), True),
-    **dict.fromkeys(("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>", "<point>", "</point>"), True),
-    **dict.fromkeys(("<slice>", "</slice>", "<image_id>", "</image_id>", "<unit>", "</unit>"), True),
-}
-SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}|"
-    r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-MEDIA_TOKENS = {
-    "audio_bos_token": "<|audio_start|>",
-    "audio_eos_token": "<|audio_end|>",
-    "audio_token": "<|audio_pad|>",
-    "image_token": "<|image_pad|>",
-    "video_token": "<|video_pad|>",
-    "vision_bos_token": "<|vision_start|>",
-    "vision_eos_token": "<|vision_end|>",
-}
-
-
-def make_tokenizer() -> Tokenizer:
-    """Byte-level BPE with the official split and added tokens; no two capitals share a token, so what is read is spelt.
-
-    Its words are those of the questions, as often as they weigh, and of this project's licence.
-    """
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
-    split = pre_tokenizers.Split(Regex(SPLIT), "isolated")
-    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
-    tokenizer.post_processor = processors.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    phrases = [*FACTS, *FACTS.values(), *SUMS, *(text for texts in QUESTIONS.values() for text in texts)]
-    phrases += [f" {name}" for name in (*COLOURS, *SHAPES, *DIRECTIONS, "same", "different", "first", "second")]
-    words = [*COLOURS, *SHAPES, *DIRECTIONS, "same", "different", "first", "second", "system", "user", "assistant"]
-    phrases += ["\n\n", " a", " an"]
-    licence = (ROOT / "LICENSE").read_text()
-    size = VOCABULARY - len(ADDED_TOKENS)
-    trainer = trainers.BpeTrainer(
-        vocab_size=size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
-    tokenizer.train_from_iterator([*(phrases + words) * 50, licence.lower(), licence.title()], trainer)
-    tokenizer.add_tokens(
-        [AddedToken(token, special=special, normalized=False) for token, special in ADDED_TOKENS.items()]
-    )
-    return tokenizer
-
-
-def config(tokenizer: Tokenizer) -> dict[str, Any]:
-    """`config.json` with the official file's keys: about 3.9 million parameters."""
-    layers = 8
-    ids = {name: tokenizer.token_to_id(token) for name, token in MEDIA_TOKENS.items()}
-    return {
-        "architectures": ["MiniCPMV4_6ForConditionalGeneration"],
-        "drop_vision_last_layer": False,
-        "dtype": "float32",
-        "eos_token_id": tokenizer.token_to_id("<|endoftext|>"),
-        "image_size": SIDE,
-        "image_token_id": ids["image_token"],
-        "insert_layer_id": 2,
-        "merge_kernel_size": [2, 2],
-        "merger_times": 1,
-        "model_type": "minicpmv4_6",
-        "patch_size": 14,
-        "text_config": {
-            "attention_bias": False,
-            "attention_dropout": 0.0,
-            "attn_output_gate": True,
-            "dtype": "float32",
-            "full_attention_interval": 4,
-            "head_dim": 32,
-            "hidden_act": "silu",
-            "hidden_size": 128,
-            "initializer_range": 0.02,
-            "intermediate_size": 256,
-            "layer_types": ["full_attention" if i % 4 == 3 else "linear_attention" for i in range(layers)],
-            "linear_conv_kernel_dim": 4,
-            "linear_key_head_dim": 32,
-            "linear_num_key_heads": 4,
-            "linear_num_value_heads": 4,
-            "linear_value_head_dim": 32,
-            "max_position_embeddings": 8192,
-            "model_type": "qwen3_5_text",
-            "num_attention_heads": 4,
-            "num_hidden_layers": layers,
-            "num_key_value_heads": 2,
-            "partial_rotary_factor": 0.25,
-            "rms_norm_eps": 1e-06,
-            "rope_parameters": {
-                "mrope_interleaved": True,
-                "mrope_section": [2, 1, 1],
-                "partial_rotary_factor": 0.25,
-                "rope_theta": 10000,
-                "rope_type": "default",
-            },
-            "tie_word_embeddings": True,
-            "use_cache": True,
-            "vocab_size": tokenizer.get_vocab_size(),
-        },
-        "tie_word_embeddings": True,
-        "video_token_id": ids["video_token"],
-        "vision_config": {
-            "attention_dropout": 0.0,
-            "dtype": "float32",
-            "hidden_act": "gelu_pytorch_tanh",
-            "hidden_size": 128,
-            "image_size": 336,
-            "insert_layer_id": 2,
-            "intermediate_size": 256,
-            "layer_norm_eps": 1e-06,
-            "model_type": "minicpmv4_6_vision",
-            "num_attention_heads": 4,
-            "num_channels": 3,
-            "num_hidden_layers": 8,
-            "patch_size": 14,
-            "window_kernel_size": [2, 2],
-        },
-    }
-
-
-def write_files(folder: Path, tokenizer: Tokenizer) -> None:
-    """Everything of a checkpoint folder but the weights."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    stops = [tokenizer.token_to_id(token) for token in ("<|endoftext|>", "<|im_end|>")]
-    pixels = {
-        **dict.fromkeys(("do_convert_rgb", "do_normalize", "do_rescale", "do_resize"), True),
-        "downsample_mode": "16x",
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-        "max_slice_nums": 9,
-        "patch_size": 14,
-        "resample": 3,
-        "rescale_factor": 1 / 255,
-        "scale_resolution": SIDE,
-        "slice_mode": True,
-        "use_image_id": True,
-    }
-    frames = {"do_sample_frames": True, "max_num_frames": 128, "return_metadata": False, "stack_frames": 1}
-    files: dict[str, dict[str, Any]] = {
-        "config.json": config(tokenizer),
-        "generation_config.json": {"do_sample": False, "eos_token_id": stops},
-        "processor_config.json": {
-            "image_processor": {**pixels, "image_processor_type": "MiniCPMV4_6ImageProcessor"},
-            "processor_class": "MiniCPMV4_6Processor",
-            "video_processor": {**pixels, **frames, "video_processor_type": "MiniCPMV4_6VideoProcessor"},
-        },
-        "tokenizer_config.json": {
-            **MEDIA_TOKENS,
-            "add_prefix_space": False,
-            "bos_token": "<|im_start|>",
-            "clean_up_tokenization_spaces": False,
-            "eos_token": "<|im_end|>",
-            "errors": "replace",
-            "extra_special_tokens": {
-                "image_token": "<|image_pad|>",
-                "video_token": "<|video_pad|>",
-                "image_start_token": "<image>",
-                "image_end_token": "</image>",
-                "slice_start_token": "<slice>",
-                "slice_end_token": "</slice>",
-                "image_id_start_token": "<image_id>",
-                "image_id_end_token": "</image_id>",
-            },
-            "model_max_length": 8192,
-            "model_specific_special_tokens": MEDIA_TOKENS,
-            "pad_token": "<|endoftext|>",
-            "pretokenize_regex": SPLIT,
-            "split_special_tokens": False,
-            "tokenizer_class": "Qwen2Tokenizer",
-            "unk_token": "<unk>",
-        },
-    }
-    for name, content in files.items():
-        (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / "chat_template.jinja").write_text(TEMPLATE.read_text(encoding="utf-8"), encoding="utf-8")
 
 
 def make_model(folder: Path, seed: int = 46) -> Any:

@@ -24,21 +24,25 @@ def write_clip(path: Path, seconds: list[np.ndarray]) -> None:
 def write_samples(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng([46, 4600])
-    written(random, "K7RM2", 42, 56, 224, (30, 6, 200, 50)).save(folder / "read.png")
-    written(random, "T5X", 28, 224, 224, (120, 126, 212, 212)).save(folder / "small.png")
-    single(random, "star", "blue").save(folder / "star.png")
-    single(random, "circle", "red").save(folder / "circle.png")
-    three = paper(random, SIDE, SIDE)
+    pictures = {
+        "read": written(random, "K7RM2", 42, 56, 224, (30, 6, 200, 50)),
+        "small": written(random, "T5X", 28, 224, 224, (120, 126, 212, 212)),
+        "star": single(random, "star", "blue"),
+        "circle": single(random, "circle", "red"),
+        "three": paper(random, SIDE, SIDE),
+    }
     for shape, x, y in (("square", 28, 30), ("triangle", 82, 40), ("diamond", 48, 84)):
-        draw_shape(three, shape, (30, 150, 55), x, y, 13)
-    three.save(folder / "three.png")
+        draw_shape(random, pictures["three"], shape, "green", x, y, 13)
+    for name, picture in pictures.items():
+        picture.picture.save(folder / f"{name}.png")
 
     background = paper(random, SIDE, SIDE)
     frames = []
     for x in (20, 44, 68, 92):
-        frames.append(background.copy())
-        draw_shape(frames[-1], "circle", (215, 35, 35), x, 60, 15)
-    write_clip(folder / "right.mp4", [np.asarray(frame) for frame in frames])
+        frame = background.copy()
+        draw_shape(random, frame, "circle", "red", x, 60, 15)
+        frames.append(np.asarray(frame.picture))
+    write_clip(folder / "right.mp4", frames)
     write_clip(
         folder / "colours.mp4",
         [np.full((SIDE, SIDE, 3), colour, np.uint8) for colour in ((40, 75, 215), (240, 210, 30), (215, 35, 35))],

@@ -294,8 +294,8 @@ def draw_count(random: Random) -> Case:
     return of_pictures("count", question(random, "count"), str(count), several(random, count))
 
 
-def draw_two(random: Random) -> Case:
-    asked = pick(random, ("more", "same", "second", "first"))
+def draw_two(random: Random, kinds: tuple[str, ...] = ("more", "same", "second", "first")) -> Case:
+    asked = pick(random, kinds)
     if asked == "more":
         few, many = sorted(random.choice(np.arange(1, 7), 2, replace=False).tolist())
         counts = [few, many] if random.random() < 0.5 else [many, few]
@@ -385,12 +385,15 @@ def flashing(random: Random, _: str) -> tuple[list[Picture], str]:
     return frames, str(count)
 
 
-def draw_text(random: Random) -> Case:
-    if random.random() < 0.5:
+def draw_text(random: Random, trained: bool = True) -> Case:
+    """A fact, or a sum: training never sees every phrasing of the same sum, and evaluation asks those it left out."""
+    if random.random() < (0.2 if trained else 0.5):
         asked = pick(random, list(FACTS))
         return Case("text", asked, FACTS[asked])
     a, b = (int(n) for n in random.integers(0, 10, 2))
-    return Case("text", pick(random, SUMS).format(a, b), str(a + b))
+    left_out = (a - b) % len(SUMS)
+    phrasing = int(random.integers(1, len(SUMS))) + left_out if trained else left_out
+    return Case("text", SUMS[phrasing % len(SUMS)].format(a, b), str(a + b))
 
 
 SKILLS: dict[str, Callable[[Random], Case]] = {
@@ -413,4 +416,5 @@ def draw(skill: str, random: Random, longest: int | None = None) -> Case:
 
 def unseen(skill: str, index: int) -> Case:
     """Case `index` of the evaluation, which training never draws."""
-    return draw(skill, np.random.default_rng([46, sum(map(ord, skill)), index]))
+    random = np.random.default_rng([46, sum(map(ord, skill)), index])
+    return draw_text(random, trained=False) if skill == "text" else draw(skill, random)

@@ -3,7 +3,8 @@
     python scripts/evaluate_demo.py [--cases 300] [--ways official float32 bf16 8bit 4bit mxfp4 nvfp4 builtin]
 
 `official` is transformers' implementation in float32, which needs torch; the others are this port, after conversion by
-mlx-vlm, and mlx-vlm's own port (`builtin`). A case counts where the whole answer is right.
+mlx-vlm, and mlx-vlm's own port (`builtin`). A case counts where the whole answer is right. The last lines say how many
+requests failed and, for each way, on how many cases the text is the official one, right or wrong.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,8 @@ from minicpmv46.demo import CHECKPOINT
 from scripts.demo_tasks import SKILLS, Case, unseen
 
 NEW_TOKENS = 12
+FAILED = "(failed)"
+PACKAGES = ("mlx-vlm", "mlx", "transformers", "torch", "pillow")
 WAYS = ("official", "float32", "bf16", "8bit", "4bit", "mxfp4", "nvfp4", "builtin")
 CONVERSIONS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},
@@ -70,7 +76,12 @@ def messages(case: Case) -> list[dict[str, Any]]:
 
 def metadata(case: Case) -> dict[str, Any]:
     count = len(case.frames) if case.frames is not None else 0
-    return {"total_num_frames": count, "fps": 1.0, "duration": float(count)}
+    return {
+        "total_num_frames": count,
+        "fps": 1.0,
+        "duration": float(count),
+        "frames_indices": list(range(count)),  # mlx-vlm's own port wants them
+    }
 
 
 def answers_of_mlx(folder: Path) -> Answer:
@@ -128,7 +139,7 @@ def answers_of_official(folder: Path) -> Answer:
 
 
 def run(way: str, count: int, folder: Path) -> dict[str, list[str]]:
-    """Answers of one way to `count` cases of every row; "" where a request fails."""
+    """Answers of one way to `count` cases of every row; `FAILED` where the built-in port fails."""
     if way == "official":
         answer = answers_of_official(folder)
     elif way == "builtin":
@@ -148,7 +159,8 @@ def run(way: str, count: int, folder: Path) -> dict[str, list[str]]:
             except (ValueError, TypeError) as error:
                 if way != "builtin":
                     raise
-                found[row.name].append(f"({type(error).__name__})")
+                print(f"{row.name}, case {i}: {type(error).__name__}: {error}", file=sys.stderr)
+                found[row.name].append(FAILED)
     return found
 
 
@@ -162,6 +174,8 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=300, help="cases of each row")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--model", type=Path, default=CHECKPOINT)
+    parser.add_argument("--jobs", type=int, default=2, help="ways that run at once")
+    parser.add_argument("--keep", type=Path, help="folder for the answers; those of an earlier run there are used")
     parser.add_argument("--answers", type=Path, help="write the answers of one way to this file, and no table")
     arguments = parser.parse_args()
     if arguments.answers is not None:
@@ -169,28 +183,48 @@ def main() -> None:
         arguments.answers.write_text(json.dumps(run(way, arguments.cases, arguments.model)))
         return
 
-    # Each way in a process of its own: the built-in port is what mlx-vlm uses where ours is told to stay away.
-    answers: dict[str, dict[str, list[str]]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for way in arguments.ways:
-            file = Path(folder) / f"{way}.json"
-            environment = {**os.environ, **({"MINICPMV46_DISABLE": "1"} if way == "builtin" else {})}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+
+        def answers_of(way: str) -> dict[str, list[str]]:
+            """In a process of its own: the built-in port is what mlx-vlm uses where ours is told to stay away."""
+            file, log = folder / f"{way}.json", folder / f"{way}.log"
+            threads = str(max((os.cpu_count() or 1) // arguments.jobs, 1))
+            environment = {**os.environ, "OMP_NUM_THREADS": threads}
+            if way == "builtin":
+                environment["MINICPMV46_DISABLE"] = "1"
             command = [sys.executable, __file__, "--ways", way, "--answers", str(file)]
             command += ["--cases", str(arguments.cases), "--model", str(arguments.model)]
-            subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
-            answers[way] = json.loads(file.read_text())
-    print(f"| {arguments.cases} cases a row, right in % | {' | '.join(answers)} |")
+            if not file.is_file():
+                with log.open("w") as output:
+                    done = subprocess.run(command, env=environment, stdout=output, stderr=output)
+                if done.returncode:
+                    raise SystemExit(f"{way} failed:\n{log.read_text()}")
+            found: dict[str, list[str]] = json.loads(file.read_text())
+            if any(len(texts) != arguments.cases for texts in found.values()):
+                raise SystemExit(f"{file} has not {arguments.cases} cases a row")
+            return found
+
+        with ThreadPoolExecutor(arguments.jobs) as jobs:
+            answers = dict(zip(arguments.ways, jobs.map(answers_of, arguments.ways), strict=True))
+    print_table(answers, arguments.cases)
+
+
+def print_table(answers: dict[str, dict[str, list[str]]], cases: int) -> None:
+    """The table in Markdown, a column for each way."""
+    print(f"| {cases} cases a row, right in % | {' | '.join(answers)} |")
     print(f"|---|{'---|' * len(answers)}")
     for row in ROWS:
         print(f"| {row.name} | {' | '.join(f'{right(row, found[row.name]):.1f}' for found in answers.values())} |")
-    if "official" in answers:
-        same = {
-            way: np.mean(
-                [a == b for row in ROWS for a, b in zip(found[row.name], answers["official"][row.name], strict=True)]
-            )
-            for way, found in answers.items()
-        }
-        print(f"| same text as official | {' | '.join(f'{100 * share:.1f}' for share in same.values())} |")
+    every = {way: [text for row in ROWS for text in found[row.name]] for way, found in answers.items()}
+    failed = {way: np.mean([text == FAILED for text in texts]) for way, texts in every.items()}
+    print(f"| requests that fail | {' | '.join(f'{100 * share:.1f}' for share in failed.values())} |")
+    if "official" in every:
+        same = (np.mean([a == b for a, b in zip(t, every["official"], strict=True)]) for t in every.values())
+        print(f"| same text as official | {' | '.join(f'{100 * share:.2f}' for share in same)} |")
+    installed = {distribution.metadata["Name"].lower() for distribution in distributions()}
+    print(f"{date.today()}: {', '.join(f'{name} {version(name)}' for name in PACKAGES if name in installed)}")
 
 
 if __name__ == "__main__":

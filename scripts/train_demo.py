@@ -34,16 +34,22 @@ from minicpmv46.image import PixelOptions, normalize, patchify
 from minicpmv46.processing import MiniCPMV46Processor
 from minicpmv46.processor_options import with_options
 from minicpmv46.slicing import SliceOptions, plan_slices
-from scripts.demo_model import Batched, Grid, make_model, make_tokenizer, write_files
-from scripts.demo_tasks import CLASSES, SKILLS, Case, draw, page
+from scripts.demo_checkpoint import make_tokenizer, write_files
+from scripts.demo_model import Batched, Grid, make_model
+from scripts.demo_tasks import CLASSES, SKILLS, Case, draw, draw_two, page
 
 IGNORED = -100
 # Most patches are background.
 CLASS_WEIGHTS = torch.tensor([0.1] + [1.0] * (len(CLASSES) - 1))
-# Shares of the skills, at first and once the encoder sees.
+# Shares of the skills at first, once the encoder sees, and at last, when the hard ones get more; "same" is a part of
+# "two" and the hardest of it.
 EARLY = {"read": 0.30, "small": 0.00, "object": 0.22, "count": 0.10, "two": 0.14, "clip": 0.14, "text": 0.10}
-LATE = {"read": 0.40, "small": 0.08, "object": 0.06, "count": 0.12, "two": 0.12, "clip": 0.15, "text": 0.07}
-EARLY_UNTIL, LONGEST_FROM = 0.2, 0.4  # of the training: when shares change, when words reach their full length
+LATE = {"read": 0.23, "small": 0.12, "object": 0.04, "count": 0.17, "two": 0.18, "clip": 0.10, "text": 0.16}
+LAST = {
+    **{"read": 0.22, "small": 0.28, "object": 0.03, "count": 0.25, "two": 0.05, "clip": 0.04, "text": 0.05},
+    "same": 0.08,
+}
+EARLY_UNTIL, LONGEST_FROM, LAST_FROM = 0.2, 0.4, 0.65  # of the training; words reach their full length at the second
 BATCH = 48
 RATE = 1.2e-3
 PATCH = 14
@@ -156,13 +162,14 @@ def options_of(skill: str, random: np.random.Generator) -> dict[str, Any]:
 
 def rows_of(processor: MiniCPMV46Processor, random: np.random.Generator, progress: float, count: int) -> list[Row]:
     """Rows of the mixture at a point of the training, from 0 to 1."""
-    shares = EARLY if progress < EARLY_UNTIL else LATE
+    shares = EARLY if progress < EARLY_UNTIL else LATE if progress < LAST_FROM else LAST
     longest = min(6, 1 + int(6 * progress / LONGEST_FROM))
     rows = []
     for _ in range(count):
         skill = str(random.choice(list(shares), p=list(shares.values())))
         limit = longest if random.random() < 0.95 else 6
-        rows.append(make_row(processor, draw(skill, random, limit), options_of(skill, random)))
+        case = draw_two(random, ("same",)) if skill == "same" else draw(skill, random, limit)
+        rows.append(make_row(processor, case, options_of(skill, random)))
     return rows
 
 
@@ -312,7 +319,7 @@ def check_equal(model: Any, folder: Path) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of the training's state")
-    parser.add_argument("--steps", type=int, default=4800, help="steps of the whole training, over all runs")
+    parser.add_argument("--steps", type=int, default=5400, help="steps of the whole training, over all runs")
     parser.add_argument("--page-steps", type=int, default=1500, help="steps of the encoder alone before them")
     parser.add_argument("--minutes", type=float, default=100.0, help="longest time of this run")
     parser.add_argument("--seed", type=int, default=46)
@@ -348,8 +355,6 @@ def train(arguments: argparse.Namespace) -> None:
     elif arguments.start is not None:
         weights = load_file(arguments.start / "model.safetensors")
         model.load_state_dict(weights, strict=False)  # the head is tied to the embeddings
-    else:
-        train_encoder(model, heads, seed, arguments.page_steps)
 
     def save() -> None:
         parts = {"model": model, "heads": heads, "optimizer": stepper}
@@ -358,11 +363,16 @@ def train(arguments: argparse.Namespace) -> None:
         )
         state.with_suffix(".new").replace(state)
 
+    if not state.is_file() and arguments.start is None and arguments.page_steps:
+        train_encoder(model, heads, seed, arguments.page_steps)
+        save()
     records: list[tuple[float, ...]] = []
     seen = time.monotonic()
     for batch in in_background(produce, str(run), seed, step, total):
-        # A short warm-up, then a straight line to nothing over the last 40 per cent.
-        stepper.param_groups[0]["lr"] = RATE * min(1.0, (step + 1) / 100, (1 - step / total) / 0.4)
+        # A short warm-up; over the second half down to nothing, fast at first: at the full rate reading and sums stand
+        # still from a fifth of the training on, and come with the decay.
+        decay = 1 - max(2 * step / total - 1, 0) ** 0.5
+        stepper.param_groups[0]["lr"] = RATE * min((step + 1) / 100, decay)
         stepper.zero_grad(set_to_none=True)
         loss, class_loss, right = loss_of(model, batched, heads, batch)
         (loss + class_loss).backward()
@@ -379,6 +389,7 @@ def train(arguments: argparse.Namespace) -> None:
         if step % BUCKET == 0 and (stop or step % (50 * BUCKET) == 0):
             save()
             if stop:
+                print(f"stopped at step {step} of {total}", flush=True)
                 return
 
 

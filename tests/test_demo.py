@@ -3,16 +3,24 @@
 A wrong prompt, shifted positions, rows taken for columns or frames out of order cost right answers here.
 """
 
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from mlx_vlm import generate, load
 from mlx_vlm.prompt_utils import apply_chat_template
 from test_commands import folder, python  # noqa: F401  `folder` is a fixture
 
 from minicpmv46 import demo
-from scripts.demo_tasks import Case, unseen
+from scripts.demo_samples import write_samples
+from scripts.demo_tasks import Case, draw, unseen
 from scripts.evaluate_demo import ROWS, Row, metadata
 
 CASES = 30
@@ -66,6 +74,40 @@ def test_small_print_needs_slices(loaded: Loaded) -> None:
     """What slices show, an overview hides."""
     [without] = [row for row in ROWS if row.name == "small, 16x, no slices"]
     assert right(loaded, without) <= FLOORS["small, 16x, slices"] // 2
+
+
+def test_built_in_port(loaded: Loaded, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    """mlx-vlm's own port on the same cases with media, in a process where this package stays away: it does worse."""
+    cases, file = 5, tmp_path / "answers.json"
+    script = Path(__file__).parents[1] / "scripts" / "evaluate_demo.py"
+    command = [sys.executable, str(script), "--ways", "builtin", "--cases", str(cases), "--answers", str(file)]
+    subprocess.run(command, env={**os.environ, "MINICPMV46_DISABLE": "1"}, check=True)
+    answers = json.loads(file.read_text())
+    theirs = ours = 0
+    for row in ROWS:
+        if row.name in FLOORS and row.skill != "text":
+            drawn = [unseen(row.skill, i) for i in range(cases)]
+            theirs += sum(text == case.answer for text, case in zip(answers[row.name], drawn, strict=True))
+            ours += sum(answer(loaded, case, row.options) == case.answer for case in drawn)
+    record_property("right answers", f"built-in {theirs}, ours {ours}")
+    assert theirs < ours / 2
+
+
+def test_training_does_not_see_the_evaluation() -> None:
+    """Sums are asked in a phrasing that training never gives them; pictures come from seeds that it never uses."""
+    trained = {draw("text", np.random.default_rng(i)).question for i in range(3000)}
+    asked = {case.question for case in (unseen("text", i) for i in range(300)) if case.answer.isdigit()}
+    left_over = {q for q in trained & asked if not q.startswith("How many")}
+    assert len(asked) > 50 and not left_over
+
+
+def test_samples_are_what_the_script_draws(tmp_path: Path) -> None:
+    write_samples(tmp_path)
+    assert sorted(f.name for f in tmp_path.iterdir()) == sorted(f.name for f in demo.SAMPLES.iterdir())
+    for file in tmp_path.glob("*.png"):
+        drawn, shipped = (cv2.imread(str(f)).astype(int) for f in (file, demo.SAMPLES / file.name))
+        # Another release of Pillow may shape a letter's edge a little differently.
+        assert drawn.shape == shipped.shape and abs(drawn - shipped).mean() < 1, file.name
 
 
 def test_another_picture_has_another_answer(loaded: Loaded) -> None:

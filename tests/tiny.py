@@ -317,9 +317,19 @@ def processor_config() -> dict[str, Any]:
     }
 
 
+def _tokenizer() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((DATA / "tokenizer.json").read_text(encoding="utf-8"))
+    return content
+
+
+def added_tokens() -> dict[str, bool]:
+    """The official tokenizer's added tokens in their order; True for special ones."""
+    return {token["content"]: token["special"] for token in _tokenizer()["added_tokens"]}
+
+
 def tokenizer_config() -> dict[str, Any]:
     """`tokenizer_config.json` with the official file's keys; the regular expression is tokenizer.json's."""
-    tokenizer = json.loads((DATA / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer = _tokenizer()
     media_tokens = {
         "audio_bos_token": "<|audio_start|>",
         "audio_eos_token": "<|audio_end|>",

@@ -1,0 +1,62 @@
+"""The demo checkpoint against the official implementation, and its training: started, stopped, gone on, written."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("torchvision")
+
+from conversions import convert_here
+from mlx_vlm import load
+
+from minicpmv46.demo import CHECKPOINT
+from scripts.demo_tasks import unseen
+from scripts.evaluate_demo import ROWS, Answer, Row, answers_of_mlx, answers_of_official
+
+CASES = 5
+TRAIN = Path(__file__).parents[2] / "scripts" / "train_demo.py"
+
+
+@pytest.fixture(scope="module")
+def official() -> Answer:
+    return answers_of_official(CHECKPOINT)
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Answer:
+    """This port in float32, as the official implementation runs here."""
+    return answers_of_mlx(convert_here(CHECKPOINT, tmp_path_factory.mktemp("demo") / "float32", dtype="float32"))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_same_text(official: Answer, ours: Answer, row: Row) -> None:
+    """Right or wrong: what the official implementation says, from files to text."""
+    for i in range(CASES):
+        case = unseen(row.skill, i)
+        assert ours(case, row.options) == official(case, row.options), f"case {i}: {case.question}"
+
+
+def train(*arguments: str) -> str:
+    command = [sys.executable, str(TRAIN), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_training(tmp_path: Path) -> None:
+    """Training computes what the official model computes, goes on where it stopped, and writes what mlx-vlm loads."""
+    run, written = str(tmp_path / "run"), tmp_path / "checkpoint"
+    steps = ("--page-steps", "1", "--steps", "16")
+    first, again = (train(run, *steps, "--minutes", "0") for _ in range(2))
+    assert float(first.split("official forward: ")[1].split()[0]) < 1e-4
+    assert "stopped at step 8 of 16" in first and "stopped at step 16 of 16" in again
+    train(run, "--export", str(written))
+
+    for name in ("config.json", "tokenizer.json", "processor_config.json", "chat_template.jinja"):
+        assert (written / name).read_text() == (CHECKPOINT / name).read_text(), name
+    model, _ = load(str(written))
+    assert model.config.model_type == json.loads((CHECKPOINT / "config.json").read_text())["model_type"]
