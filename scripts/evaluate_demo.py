@@ -39,8 +39,8 @@ CONVERSIONS: dict[str, dict[str, Any]] = {
     "bf16": {"dtype": "bfloat16"},
     "8bit": {"quantize": True, "q_bits": 8},
     "4bit": {"quantize": True, "q_bits": 4},
-    "mxfp4": {"quantize": True, "q_mode": "mxfp4"},
-    "nvfp4": {"quantize": True, "q_mode": "nvfp4"},
+    "mxfp4": {"quantize": True, "q_mode": "mxfp4", "q_bits": None, "q_group_size": None},
+    "nvfp4": {"quantize": True, "q_mode": "nvfp4", "q_bits": None, "q_group_size": None},
 }
 Answer = Callable[[Case, dict[str, Any]], str]
 
