@@ -56,7 +56,7 @@ def config(tokenizer: Tokenizer) -> dict[str, Any]:
     return {
         "architectures": ["MiniCPMV4_6ForConditionalGeneration"],
         "drop_vision_last_layer": False,
-        "dtype": "float32",
+        "dtype": "bfloat16",
         "eos_token_id": tokenizer.token_to_id("<|endoftext|>"),
         "image_size": SIDE,
         "image_token_id": tokenizer.token_to_id("<|image_pad|>"),
@@ -69,7 +69,7 @@ def config(tokenizer: Tokenizer) -> dict[str, Any]:
             "attention_bias": False,
             "attention_dropout": 0.0,
             "attn_output_gate": True,
-            "dtype": "float32",
+            "dtype": "bfloat16",
             "full_attention_interval": 4,
             "head_dim": 32,
             "hidden_act": "silu",
@@ -104,7 +104,7 @@ def config(tokenizer: Tokenizer) -> dict[str, Any]:
         "video_token_id": tokenizer.token_to_id("<|video_pad|>"),
         "vision_config": {
             "attention_dropout": 0.0,
-            "dtype": "float32",
+            "dtype": "bfloat16",
             "hidden_act": "gelu_pytorch_tanh",
             "hidden_size": 128,
             "image_size": 336,
