@@ -21,7 +21,7 @@ from test_commands import folder, python  # noqa: F401  `folder` is a fixture
 from minicpmv46 import demo
 from scripts.demo_samples import write_samples
 from scripts.demo_tasks import Case, draw, unseen
-from scripts.evaluate_demo import ROWS, Row, metadata
+from scripts.evaluate_demo import NEW_TOKENS, ROWS, Row, metadata
 
 CASES = 30
 # Right answers of 30, at least: a little below what there are, for other machines' last bits.
@@ -44,11 +44,11 @@ def loaded() -> Loaded:
     return load(demo.path())
 
 
-def ask(loaded: Loaded, question: str, max_tokens: int = 12, **media: Any) -> str:
+def ask(loaded: Loaded, question: str, **media: Any) -> str:
     model, processor = loaded
     template = {"video": media["video"]} if "video" in media else {}
     prompt = apply_chat_template(processor, model.config, question, num_images=len(media.get("image", ())), **template)
-    result = generate(model, processor, prompt, max_tokens=max_tokens, temperature=0.0, **media)
+    result = generate(model, processor, prompt, max_tokens=NEW_TOKENS, temperature=0.0, **media)
     assert result.finish_reason == "stop", f"{question} is answered without an end: {result.text!r}"
     return str(result.text)
 
@@ -99,7 +99,7 @@ def test_built_in_port(loaded: Loaded, tmp_path: Path, record_property: Callable
 
 
 def test_training_does_not_see_the_evaluation() -> None:
-    """Sums are asked in a phrasing that training never gives them; pictures come from seeds that it never uses."""
+    """Sums are asked in a phrasing that training never gives them."""
     trained = {draw("text", np.random.default_rng(i)).question for i in range(3000)}
     asked = {case.question for case in (unseen("text", i) for i in range(300)) if case.answer.isdigit()}
     left_over = {q for q in trained & asked if not q.startswith("How many")}

@@ -1,6 +1,5 @@
 """The demo checkpoint against the official implementation, and its training: started, stopped, gone on, written."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -58,5 +57,4 @@ def test_training(tmp_path: Path) -> None:
 
     for name in ("config.json", "tokenizer.json", "processor_config.json", "chat_template.jinja"):
         assert (written / name).read_text() == (CHECKPOINT / name).read_text(), name
-    model, _ = load(str(written))
-    assert model.config.model_type == json.loads((CHECKPOINT / "config.json").read_text())["model_type"]
+    load(str(written))  # raises where a weight is missing or has another shape
