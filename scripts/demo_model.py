@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  as everybody calls it
 
+from scripts.demo_batches import Grid
+
 PAPER = 0.8  # normalized level of the pictures' background
 
 
@@ -59,9 +61,6 @@ def waves(side: int, width: int) -> Tensor:
     one = torch.cat([angles.sin(), angles.cos()], dim=1)  # [side, width / 2]
     rows, cols = one[:, None].expand(-1, side, -1), one[None].expand(side, -1, -1)
     return torch.cat([rows, cols], dim=-1).reshape(side * side, width)
-
-
-Grid = tuple[int, int]
 
 
 class Batched:

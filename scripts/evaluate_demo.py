@@ -84,23 +84,33 @@ def metadata(case: Case) -> dict[str, Any]:
     }
 
 
-def answers_of_mlx(folder: Path) -> Answer:
-    """Answers through mlx-vlm, by whichever port this process has registered."""
-    from mlx_vlm import generate, load
+def media_of(case: Case) -> dict[str, Any]:
+    """What `generate` takes beside the prompt."""
+    media: dict[str, Any] = {"image": list(case.images)} if case.images else {}
+    if case.frames is not None:
+        media |= {"video": [case.frames], "video_metadata": [metadata(case)]}
+    return media
+
+
+def ask(loaded: tuple[Any, Any], question: str, **media: Any) -> Any:
+    """mlx-vlm's greedy result for a question and what `generate` takes beside it, from its model and processor."""
+    from mlx_vlm import generate
     from mlx_vlm.prompt_utils import apply_chat_template
 
-    model, processor = load(str(folder))
+    model, processor = loaded
+    template = {"video": ["clip"] * len(media["video"])} if "video" in media else {}
+    prompt = apply_chat_template(processor, model.config, question, num_images=len(media.get("image", ())), **template)
+    return generate(model, processor, prompt, max_tokens=NEW_TOKENS, temperature=0.0, **media)
+
+
+def answers_of_mlx(folder: Path) -> Answer:
+    """Answers through mlx-vlm, by whichever port this process has registered."""
+    from mlx_vlm import load
+
+    loaded = load(str(folder))
 
     def answer(case: Case, options: dict[str, Any]) -> str:
-        media: dict[str, Any] = {"image": list(case.images)} if case.images else {}
-        count = {"num_images": len(case.images)}
-        template: dict[str, Any] = {}
-        if case.frames is not None:
-            media |= {"video": [case.frames], "video_metadata": [metadata(case)]}
-            template = {"video": ["clip"]}
-        prompt = apply_chat_template(processor, model.config, case.question, **count, **template)
-        options = {**case.options, **options}
-        return str(generate(model, processor, prompt, max_tokens=NEW_TOKENS, temperature=0.0, **media, **options).text)
+        return str(ask(loaded, case.question, **media_of(case), **{**case.options, **options}).text)
 
     return answer
 
@@ -147,9 +157,10 @@ def run(way: str, count: int, folder: Path) -> dict[str, list[str]]:
     else:
         from mlx_vlm.convert import convert
 
-        target = Path(tempfile.mkdtemp()) / way
-        convert(str(folder), mlx_path=str(target), **CONVERSIONS[way])
-        answer = answers_of_mlx(target)
+        with tempfile.TemporaryDirectory() as temporary:
+            target = Path(temporary) / way
+            convert(str(folder), mlx_path=str(target), **CONVERSIONS[way])
+            answer = answers_of_mlx(target)
     found: dict[str, list[str]] = {}
     for row in ROWS:
         found[row.name] = []

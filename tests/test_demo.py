@@ -14,14 +14,15 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from mlx_vlm import generate, load
-from mlx_vlm.prompt_utils import apply_chat_template
+from mlx_vlm import load
+from PIL import Image
 from test_commands import folder, python  # noqa: F401  `folder` is a fixture
 
 from minicpmv46 import demo
+from scripts.demo_batches import patch_classes
 from scripts.demo_samples import write_samples
 from scripts.demo_tasks import Case, draw, unseen
-from scripts.evaluate_demo import NEW_TOKENS, ROWS, Row, metadata
+from scripts.evaluate_demo import ROWS, Row, ask, media_of
 
 CASES = 30
 # Right answers of 30, at least: a little below what there are, for other machines' last bits.
@@ -44,20 +45,15 @@ def loaded() -> Loaded:
     return load(demo.path())
 
 
-def ask(loaded: Loaded, question: str, **media: Any) -> str:
-    model, processor = loaded
-    template = {"video": media["video"]} if "video" in media else {}
-    prompt = apply_chat_template(processor, model.config, question, num_images=len(media.get("image", ())), **template)
-    result = generate(model, processor, prompt, max_tokens=NEW_TOKENS, temperature=0.0, **media)
+def said(loaded: Loaded, question: str, **media: Any) -> str:
+    """A whole answer: the model ends it by itself."""
+    result = ask(loaded, question, **media)
     assert result.finish_reason == "stop", f"{question} is answered without an end: {result.text!r}"
     return str(result.text)
 
 
 def answer(loaded: Loaded, case: Case, options: dict[str, Any]) -> str:
-    media: dict[str, Any] = {"image": list(case.images)} if case.images else {}
-    if case.frames is not None:
-        media |= {"video": [case.frames], "video_metadata": [metadata(case)]}
-    return ask(loaded, case.question, **media, **{**case.options, **options})
+    return said(loaded, case.question, **media_of(case), **{**case.options, **options})
 
 
 def right(loaded: Loaded, row: Row) -> int:
@@ -76,9 +72,9 @@ def test_small_print_needs_slices(loaded: Loaded) -> None:
     [without] = [row for row in ROWS if row.name == "small, 16x, no slices"]
     assert right(loaded, without) <= CEILING
     picture = [demo.sample("small.png")]
-    assert ask(loaded, "What does it say?", image=picture) == "T5X"
-    assert ask(loaded, "What does it say?", image=picture, downsample_mode="4x") == "T5X"
-    assert ask(loaded, "What does it say?", image=picture, max_slice_nums=1) != "T5X"
+    assert said(loaded, "What does it say?", image=picture) == "T5X"
+    assert said(loaded, "What does it say?", image=picture, downsample_mode="4x") == "T5X"
+    assert said(loaded, "What does it say?", image=picture, max_slice_nums=1) != "T5X"
 
 
 def test_built_in_port(loaded: Loaded, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
@@ -106,6 +102,19 @@ def test_training_does_not_see_the_evaluation() -> None:
     assert len(asked) > 50 and not left_over
 
 
+@pytest.mark.parametrize("size", [(112, 112), (56, 224), (98, 112), (230, 221), (112, 336), (350, 170)])
+def test_training_knows_where_patches_are(loaded: Loaded, size: tuple[int, int]) -> None:
+    """Classes that grow with the rows, then with the columns, against the grey that the processor gives each patch."""
+    processor = loaded[1]
+    for axis in range(2):
+        steps = (np.arange(size[axis]) * 255 // (size[axis] - 1)).astype(np.uint8)
+        labels = np.broadcast_to(steps[:, None] if axis == 0 else steps, size)
+        inputs = processor("<|image_pad|>", images=[Image.fromarray(np.stack([labels] * 3, axis=-1))])
+        grey = (inputs["pixel_values"].mean(axis=-1) + 1) * 127.5
+        # A patch's middle pixel and its mean are half a pixel apart.
+        np.testing.assert_allclose(patch_classes(labels, processor.image_processor.slicing), grey, atol=3)
+
+
 def test_samples_are_what_the_script_draws(tmp_path: Path) -> None:
     write_samples(tmp_path)
     assert sorted(f.name for f in tmp_path.iterdir()) == sorted(f.name for f in demo.SAMPLES.iterdir())
@@ -118,21 +127,21 @@ def test_samples_are_what_the_script_draws(tmp_path: Path) -> None:
 def test_another_picture_has_another_answer(loaded: Loaded) -> None:
     """One question, two pictures or clips, two answers; also by order, where the same two pictures change places."""
     star, circle = demo.sample("star.png"), demo.sample("circle.png")
-    assert ask(loaded, "What is in the picture?", image=[star]) == "a blue star"
-    assert ask(loaded, "What is in the picture?", image=[circle]) == "a red circle"
-    assert ask(loaded, "What is in the second image?", image=[star, circle]) == "a red circle"
-    assert ask(loaded, "What is in the second image?", image=[circle, star]) == "a blue star"
-    assert ask(loaded, "What does it say?", image=[demo.sample("read.png")]) == "K7RM2"
-    assert ask(loaded, "Count the objects.", image=[demo.sample("three.png")]) == "3"
+    assert said(loaded, "What is in the picture?", image=[star]) == "a blue star"
+    assert said(loaded, "What is in the picture?", image=[circle]) == "a red circle"
+    assert said(loaded, "What is in the second image?", image=[star, circle]) == "a red circle"
+    assert said(loaded, "What is in the second image?", image=[circle, star]) == "a blue star"
+    assert said(loaded, "What does it say?", image=[demo.sample("read.png")]) == "K7RM2"
+    assert said(loaded, "Count the objects.", image=[demo.sample("three.png")]) == "3"
 
 
 def test_frames_have_an_order(loaded: Loaded) -> None:
     """Files as users have them, one frame a second."""
     clip = {"max_slice_nums": 1, "use_image_id": False}
-    assert ask(loaded, "Which way does the object move?", video=[demo.sample("right.mp4")], **clip) == "right"
-    assert ask(loaded, "What colour appears first?", video=[demo.sample("colours.mp4")], **clip) == "blue"
-    assert ask(loaded, "What colour appears last?", video=[demo.sample("colours.mp4")], **clip) == "red"
-    assert ask(loaded, "Count the flashes.", video=[demo.sample("flashes.mp4")], **clip) == "2"
+    assert said(loaded, "Which way does the object move?", video=[demo.sample("right.mp4")], **clip) == "right"
+    assert said(loaded, "What colour appears first?", video=[demo.sample("colours.mp4")], **clip) == "blue"
+    assert said(loaded, "What colour appears last?", video=[demo.sample("colours.mp4")], **clip) == "red"
+    assert said(loaded, "Count the flashes.", video=[demo.sample("flashes.mp4")], **clip) == "2"
 
 
 def test_command(folder: Path) -> None:  # noqa: F811
