@@ -1,7 +1,7 @@
 """Batches for training the demo checkpoint, as numpy arrays: the mixture of skills, and pages for the encoder alone.
 
-`in_background` makes them in another process. What is drawn depends on the seed and on the step alone, so a training
-that goes on where it stopped sees what it would have seen.
+`in_background` makes them in another process. What is drawn depends on the seed, on the step and on the
+length of the whole training alone, so a training that goes on where it stopped sees what it would have seen.
 """
 
 from __future__ import annotations
