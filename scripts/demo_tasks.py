@@ -102,6 +102,20 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
     labels: tuple[np.ndarray, ...] = ()
 
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The conversation for a chat template, media before the question."""
+        parts = [{"type": "image"}] * len(self.images) + [{"type": "video"}] * (self.frames is not None)
+        content = [*parts, {"type": "text", "text": self.question}] if parts else self.question
+        return [{"role": "user", "content": content}]
+
+    @property
+    def video_metadata(self) -> dict[str, Any]:
+        """Of the clip, whose frames are all used."""
+        count = len(self.frames) if self.frames is not None else 0
+        indices = list(range(count))  # mlx-vlm's own port wants them
+        return {"total_num_frames": count, "fps": 1.0, "duration": float(count), "frames_indices": indices}
+
 
 class Picture:
     """A picture and the classes of its pixels, drawn on together."""

@@ -69,26 +69,11 @@ ROWS = (
 assert {row.skill for row in ROWS} == set(SKILLS)
 
 
-def messages(case: Case) -> list[dict[str, Any]]:
-    parts = [{"type": "image"}] * len(case.images) + [{"type": "video"}] * (case.frames is not None)
-    return [{"role": "user", "content": [*parts, {"type": "text", "text": case.question}] if parts else case.question}]
-
-
-def metadata(case: Case) -> dict[str, Any]:
-    count = len(case.frames) if case.frames is not None else 0
-    return {
-        "total_num_frames": count,
-        "fps": 1.0,
-        "duration": float(count),
-        "frames_indices": list(range(count)),  # mlx-vlm's own port wants them
-    }
-
-
 def media_of(case: Case) -> dict[str, Any]:
     """What `generate` takes beside the prompt."""
     media: dict[str, Any] = {"image": list(case.images)} if case.images else {}
     if case.frames is not None:
-        media |= {"video": [case.frames], "video_metadata": [metadata(case)]}
+        media |= {"video": [case.frames], "video_metadata": [case.video_metadata]}
     return media
 
 
@@ -133,11 +118,11 @@ def answers_of_official(folder: Path) -> Answer:
     model = MiniCPMV4_6ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
 
     def answer(case: Case, options: dict[str, Any]) -> str:
-        prompt = processor.apply_chat_template(messages(case), tokenize=False, add_generation_prompt=True)
+        prompt = processor.apply_chat_template(case.messages, tokenize=False, add_generation_prompt=True)
         media: dict[str, Any] = {"images": list(case.images)} if case.images else {}
         if case.frames is not None:
             frames = torch.from_numpy(case.frames).permute(0, 3, 1, 2)
-            media = {"videos": [frames], "video_metadata": [VideoMetadata(**metadata(case))]}
+            media = {"videos": [frames], "video_metadata": [VideoMetadata(**case.video_metadata)]}
         options = {**case.options, **options}
         inputs = processor(text=prompt, return_tensors="pt", **media, **options)
         mode = {"downsample_mode": options["downsample_mode"]} if "downsample_mode" in options else {}

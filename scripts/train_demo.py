@@ -55,6 +55,12 @@ def tensors(batch: dict[str, Any]) -> tuple[Tensor, Tensor, list[tuple[Tensor, G
     return torch.from_numpy(batch["ids"]), torch.from_numpy(batch["labels"]), groups
 
 
+def covered(classes: Tensor, grid: Grid, n: int) -> Tensor:
+    """Classes of the n * n patches of each token, [units, rows * cols] to [units, tokens, n * n]."""
+    squares = classes.view(-1, grid[0] // n, n, grid[1] // n, n).transpose(2, 3)
+    return squares.reshape(len(classes), -1, n * n)
+
+
 class ClassHeads(torch.nn.Module):
     """What the encoder learns beside the answers, and only while it is trained: the class of each patch.
 
@@ -72,13 +78,11 @@ class ClassHeads(torch.nn.Module):
     def loss(self, inner: Tensor, features: Tensor, classes: Tensor, grid: Grid, merge: bool) -> Tensor:
         """Mean loss of units of one grid, classes [units, rows * cols]."""
         n = 4 if merge else 2
-        rows, cols = grid[0] // n, grid[1] // n
-        covered = classes.view(-1, rows, n, cols, n).transpose(2, 3).reshape(-1)
         told = self.tokens[str(n)](features).view(-1, len(CLASSES))
         own = self.inner(inner).view(-1, len(CLASSES))
         return (
             F.cross_entropy(own, classes.view(-1), weight=CLASS_WEIGHTS)
-            + F.cross_entropy(told, covered, weight=CLASS_WEIGHTS)
+            + F.cross_entropy(told, covered(classes, grid, n).flatten(), weight=CLASS_WEIGHTS)
         ) / 2
 
 

@@ -9,12 +9,15 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 
+import torch
 from conversions import convert_here
 from mlx_vlm import load
 
 from minicpmv46.demo import CHECKPOINT
+from scripts.demo_model import squares
 from scripts.demo_tasks import unseen
 from scripts.evaluate_demo import ROWS, Answer, Row, answers_of_mlx, answers_of_official
+from scripts.train_demo import covered
 
 CASES = 5
 TRAIN = Path(__file__).parents[2] / "scripts" / "train_demo.py"
@@ -37,6 +40,18 @@ def test_same_text(official: Answer, ours: Answer, row: Row) -> None:
     for i in range(CASES):
         case = unseen(row.skill, i)
         assert ours(case, row.options) == official(case, row.options), f"case {i}: {case.question}"
+
+
+def test_training_knows_which_patches_a_token_covers() -> None:
+    """Against the windows that the forward joins: once for the merger, before it for the window merger in 16x."""
+    grid = (8, 12)
+    places = torch.arange(2 * 96).view(2, 96, 1)
+    once = squares(places, grid).flatten(2)
+    twice = squares(once, (4, 6)).flatten(2)
+    for n, joined in ((2, once), (4, twice)):
+        told = covered(places[..., 0], grid, n)
+        assert told.shape == (2, 96 // n**2, n**2)
+        assert torch.equal(told.sort(dim=-1).values, joined.sort(dim=-1).values)
 
 
 def train(*arguments: str) -> str:
