@@ -15,6 +15,9 @@ from minicpmv46.model import Model
 from minicpmv46.plugin.model_config import ModelConfig
 from minicpmv46.processing import MiniCPMV46Processor
 
+# Their assertions say what differs, as those of the tests do.
+pytest.register_assert_rewrite("conversions", "quantized", "refusals", "serving", "stages")
+
 
 def load_model(folder: Path) -> Model:
     """Weights of a folder in this project's model, in float32."""

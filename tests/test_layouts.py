@@ -1,7 +1,7 @@
 """Both layouts of a checkpoint: the official one, and what mlx-vlm's converter makes of it with its own port.
 
 Conversions and mlx-vlm's own answers come from fresh interpreters, its port with this project switched off. What the
-converter makes with this project is in `test_convert.py`.
+converter makes with this project is in `convert/`.
 """
 
 import json

@@ -1,0 +1,111 @@
+"""Every quantized format and recipe, what the folders hold, and what they answer."""
+
+from pathlib import Path
+
+import cases
+import mlx_vlm
+import pytest
+from conversions import convert_here, parameters, python
+from mlx_vlm.convert import QUANT_RECIPES
+from mlx_vlm.utils import load_model
+from quantized import (
+    FORMATS,
+    MXFP4,
+    MXFP8,
+    NVFP4,
+    QUANTIZED,
+    TOKENS,
+    Folders,
+    Matrices,
+    affine,
+    assert_answers_as,
+    assert_loads_as,
+    assert_stored_as,
+    expected_matrices,
+    plain_model,
+    recipe_matrices,
+)
+
+
+@pytest.mark.parametrize("name", [name for name in QUANTIZED if name != "awq"])
+def test_quantized_matrices(name: str, converted: Folders, source: Folders) -> None:
+    """The matrices that the format names are quantized, to the bits that MLX makes of the official numbers."""
+    original = parameters(load_model(source(FORMATS[name].variant)))
+    assert_stored_as(converted(name), original, expected_matrices(name))
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_quantized_answer(name: str, converted: Folders, source: Folders) -> None:
+    """What is stored is used as it is stored."""
+    variant, matrices = FORMATS[name].variant, expected_matrices(name)
+    assert_loads_as(converted(name), matrices)
+    assert_answers_as(converted(name), plain_model(converted(name), source(variant), matrices), variant)
+
+
+@pytest.mark.parametrize("variant", ["base", "untied"])
+@pytest.mark.parametrize("recipe", QUANT_RECIPES)
+def test_mixed_recipe(recipe: str, variant: str, source: Folders, tmp_path: Path) -> None:
+    """Each of mlx-vlm's recipes; they replace the model's own choice."""
+    folder = convert_here(source(variant), tmp_path / recipe, quantize=True, quant_predicate=recipe)
+    matrices = recipe_matrices(recipe, variant)
+    assert_stored_as(folder, parameters(load_model(source(variant))), matrices)
+    if variant == "base":
+        assert_answers_as(folder, plain_model(folder, source(variant), matrices), variant)
+
+
+def test_recipe_beside_another_mode(source: Folders, tmp_path: Path) -> None:
+    """A recipe's layers are affine also where the mode of the rest, of which nothing is left, is another."""
+    folder = convert_here(
+        source("base"), tmp_path / "mixed", quantize=True, q_mode="mxfp4", quant_predicate="mixed_3_4"
+    )
+    assert_stored_as(folder, parameters(load_model(source("base"))), recipe_matrices("mixed_3_4", "base"))
+
+
+def test_choice_for_each_layer(source: Folders, tmp_path: Path) -> None:
+    """A function of Python's that chooses bits, group, mode or nothing for each module."""
+    layers = "language_model.model.layers"
+    chosen: Matrices = {
+        "language_model.model.embed_tokens": affine(6, 32),
+        f"{layers}.0.linear_attn.in_proj_qkv": affine(8),
+        f"{layers}.0.linear_attn.in_proj_a": MXFP8,
+        f"{layers}.1.mlp.gate_proj": MXFP4,
+        f"{layers}.2.mlp.down_proj": NVFP4,
+        f"{layers}.3.self_attn.q_proj": affine(2, 128),  # does not divide rows of 64: left whole
+        "vision_tower.encoder.layers.1.mlp.fc1": affine(5),
+        "merger.mlp.0.linear_1": affine(8, 128),
+    }
+    default = [f"{layers}.{i}.mlp.up_proj" for i in range(3)]
+    folder = convert_here(
+        source("base"),
+        tmp_path / "chosen",
+        quantize=True,
+        q_bits=3,
+        quant_predicate=lambda path, _: chosen.get(path, path in default),
+    )
+    matrices = {**chosen, **dict.fromkeys(default, affine(3))}
+    del matrices[f"{layers}.3.self_attn.q_proj"]
+    assert_stored_as(folder, parameters(load_model(source("base"))), matrices)
+    assert_answers_as(folder, plain_model(folder, source("base"), matrices), "base")
+
+
+def test_command_answers_from_a_quantized_folder(converted: Folders, tmp_path: Path) -> None:
+    """mlx_vlm.generate on the folder that mlx_vlm.convert wrote."""
+    picture = cases.BY_NAME["mode_l"].pictures[0].load()
+    picture.save(tmp_path / "picture.png")
+    model, processor = mlx_vlm.load(str(converted("awq")))
+    prompt = mlx_vlm.apply_chat_template(processor, model.config, "Describe this image", num_images=1)
+    expected = mlx_vlm.generate(
+        model, processor, prompt, image=[str(tmp_path / "picture.png")], max_tokens=TOKENS, temperature=0.0
+    ).text
+    assert expected
+    out = tmp_path / "answer.txt"
+    command = (
+        "import sys, contextlib, io; from mlx_vlm.generate import main\n"
+        "from pathlib import Path\n"
+        "out = io.StringIO()\n"
+        "with contextlib.redirect_stdout(out): main()\n"
+        f"Path({str(out)!r}).write_text(out.getvalue(), encoding='utf-8')"
+    )
+    arguments = ["--model", converted("awq"), "--image", tmp_path / "picture.png", "--prompt", "Describe this image"]
+    python("-c", command, *arguments, "--max-tokens", str(TOKENS), "--temperature", "0.0", builtin=False)
+    assert expected in out.read_text(encoding="utf-8")

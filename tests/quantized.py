@@ -1,0 +1,208 @@
+"""The formats that conversions are tested in: what they store, and what a folder of one must hold and answer.
+
+A folder is compared with the matrices of the official checkpoint, quantized here, and its answer with that of a plain
+float32 model that holds the dequantized matrices: a layer that is swapped, left out or quantized by mistake shows.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cases
+import mlx.core as mx
+import mlx_vlm
+import numpy as np
+import stages
+import tiny
+from conversions import IMAGE_CASES, assert_same_tensors, generate, read_json
+from mlx_vlm.utils import load_model
+
+from minicpmv46.model import Model
+
+Folders = Callable[[str], Path]
+Matrices = dict[str, dict[str, Any]]  # module path -> bits, group size and mode
+
+TOKENS = 6
+
+# How far logits in a type may be from float32's: 8 bits of precision lose what 11 keep, and random weights are no help.
+ROUNDING = {"float32": stages.TOLERANCE, "float16": 0.02, "bfloat16": 0.15}
+
+
+def affine(bits: int, group_size: int = 64) -> dict[str, Any]:
+    return {"group_size": group_size, "bits": bits, "mode": "affine"}
+
+
+MXFP4 = {"group_size": 32, "bits": 4, "mode": "mxfp4"}
+MXFP8 = {"group_size": 32, "bits": 8, "mode": "mxfp8"}
+NVFP4 = {"group_size": 16, "bits": 4, "mode": "nvfp4"}
+
+
+@dataclass(frozen=True)
+class Format:
+    """A small official checkpoint, the converter's options, and how the decoder's matrices are then stored."""
+
+    variant: str
+    options: dict[str, Any] = field(default_factory=dict)
+    stored: dict[str, Any] | None = None
+
+    @property
+    def arguments(self) -> list[str]:
+        """The options as the command takes them."""
+        words = [[f"--{k.replace('_', '-')}", *([] if v is True else [str(v)])] for k, v in self.options.items()]
+        return [word for pair in words for word in pair]
+
+
+# Converted by the command.
+COMMANDS = {
+    "bf16": Format("bf16"),
+    "4bit": Format("base", {"quantize": True}, affine(4)),
+    "5bit": Format("bf16", {"quantize": True, "q_bits": 5}, affine(5)),
+    "6bit": Format("untied", {"quantize": True, "q_bits": 6}, affine(6)),
+    "8bit": Format("bf16", {"quantize": True, "q_bits": 8}, affine(8)),
+    "mxfp4": Format("bf16", {"quantize": True, "q_mode": "mxfp4"}, MXFP4),
+    "mxfp8": Format("base", {"quantize": True, "q_mode": "mxfp8"}, MXFP8),
+    "nvfp4": Format("bf16", {"quantize": True, "q_mode": "nvfp4"}, NVFP4),
+    "awq": Format("base", {"quantize": True, "quant_method": "awq"}, affine(4)),
+    "mixed": Format("untied", {"quantize": True, "quant_predicate": "mixed_4_6"}),
+}
+# Converted by the same function in this process.
+CALLS = {
+    "float32": Format("base"),
+    "untied": Format("untied"),
+    "1bit": Format("bf16", {"quantize": True, "q_bits": 1}, affine(1)),  # modules of mlx-vlm's own
+    "3bit": Format("base", {"quantize": True, "q_bits": 3}, affine(3)),
+    "group32": Format("bf16", {"quantize": True, "q_group_size": 32}, affine(4, 32)),
+    # Rows of 64 are not divisible: only the wider matrices are quantized.
+    "group128": Format("untied", {"quantize": True, "q_group_size": 128, "q_bits": 8}, affine(8, 128)),
+}
+PLAIN = ("bf16", "float32", "untied")
+FORMATS = COMMANDS | CALLS
+QUANTIZED = [name for name in FORMATS if name not in PLAIN]
+
+
+def decoder_matrices(variant: str) -> list[str]:
+    """What is quantized where no recipe says otherwise: the decoder's MLPs and its full attention."""
+    paths = []
+    for i, kind in enumerate(tiny.VARIANTS[variant].layer_types):
+        paths += [f"layers.{i}.mlp.{name}_proj" for name in ("gate", "up", "down")]
+        paths += [f"layers.{i}.self_attn.{name}_proj" for name in "qkvo"] if kind == "full_attention" else []
+    return [f"language_model.model.{path}" for path in paths]
+
+
+def other_matrices(variant: str) -> list[str]:
+    """What recipes quantize besides: delta nets, embeddings, head and mergers; the vision encoder stays whole."""
+    paths = [
+        f"language_model.model.layers.{i}.linear_attn.{name}"
+        for i, kind in enumerate(tiny.VARIANTS[variant].layer_types)
+        if kind == "linear_attention"
+        for name in ("in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj")
+    ]
+    paths += [f"vit_merger.self_attn.{name}_proj" for name in ("q", "k", "v", "out")]
+    paths += ["vit_merger.linear_1", "vit_merger.linear_2", "merger.mlp.0.linear_1", "merger.mlp.0.linear_2"]
+    paths += ["language_model.model.embed_tokens"]
+    return paths + ([] if tiny.VARIANTS[variant].tied else ["language_model.lm_head"])
+
+
+def recipe_matrices(recipe: str, variant: str) -> Matrices:
+    """A mixed recipe: more bits for embeddings and head, and for values and down projections of some layers."""
+    low, high = (int(bits) for bits in recipe.removeprefix("mixed_").split("_"))
+    layers = {"base": (2, 3), "untied": (0, 3, 6, 7)}[variant]
+    favoured = {"language_model.model.embed_tokens", "language_model.lm_head"}
+    for layer in layers:
+        favoured |= {f"language_model.model.layers.{layer}.{name}" for name in ("mlp.down_proj", "self_attn.v_proj")}
+    if 0 in layers:  # the recipe takes what is outside of the decoder for layer 0
+        favoured.add("vit_merger.self_attn.v_proj")
+    paths = decoder_matrices(variant) + other_matrices(variant)
+    return {path: affine(high if path in favoured else low) for path in paths}
+
+
+def expected_matrices(name: str) -> Matrices:
+    if name == "mixed":
+        return recipe_matrices("mixed_4_6", "untied")
+    stored, variant = FORMATS[name].stored, FORMATS[name].variant
+    if stored is None:
+        return {}
+    wide = [path for path in decoder_matrices(variant) if path.endswith(("o_proj", "down_proj"))]
+    paths = wide if stored["group_size"] == 128 else decoder_matrices(variant)
+    return {path: stored for path in paths}
+
+
+def quantize(matrix: mx.array, how: Mapping[str, Any]) -> dict[str, mx.array]:
+    return dict(zip(("weight", "scales", "biases"), mx.quantize(matrix, **how), strict=False))
+
+
+def dequantize(tensors: Mapping[str, mx.array], path: str, how: Mapping[str, Any], wide: bool = True) -> mx.array:
+    """A stored matrix in plain numbers, computed in float32 where `wide`, as a model in float32 uses it."""
+    parts = [tensors.get(f"{path}.{kind}") for kind in ("weight", "scales", "biases")]
+    if wide:
+        parts = [x if x is None or mx.issubdtype(x.dtype, mx.integer) else x.astype(mx.float32) for x in parts]
+        return mx.dequantize(*parts, **how).astype(mx.float32)
+    return mx.dequantize(*parts, **how)
+
+
+def stored_tensors(folder: Path) -> dict[str, mx.array]:
+    """All tensors of a folder; its index must name them, and where they are."""
+    files = sorted(folder.glob("*.safetensors"))
+    tensors = {file.name: dict(mx.load(str(file))) for file in files}
+    index = read_json(folder / "model.safetensors.index.json")
+    assert index["weight_map"] == {name: file for file, own in tensors.items() for name in own}
+    joint = {name: value for own in tensors.values() for name, value in own.items()}
+    assert index["metadata"]["total_size"] == sum(value.nbytes for value in joint.values())
+    return joint
+
+
+def assert_stored_as(folder: Path, original: Mapping[str, mx.array], matrices: Matrices) -> None:
+    """The weights of a folder: `matrices` quantized, everything else of `original` as it was; and its config."""
+    tensors = stored_tensors(folder)
+    expected = {path: value for path, value in original.items() if path.rpartition(".")[0] not in matrices}
+    for path, how in matrices.items():
+        expected |= {f"{path}.{kind}": value for kind, value in quantize(original[f"{path}.weight"], how).items()}
+        if f"{path}.bias" in original:
+            expected[f"{path}.bias"] = original[f"{path}.bias"]
+    assert_same_tensors(tensors, expected)
+    assert_loads_as(folder, matrices)
+
+
+def assert_loads_as(folder: Path, matrices: Matrices) -> None:
+    """The modules that mlx-vlm makes of the folder's config are quantized as `matrices` says, and no other is."""
+    modules = dict(load_model(folder, lazy=True).named_modules())
+    found = {
+        path: {"group_size": module.group_size, "bits": module.bits, "mode": module.mode}
+        for path, module in modules.items()
+        if "scales" in module
+    }
+    assert found == matrices
+    config = read_json(folder / "config.json")
+    assert ("quantization" in config) == ("quantization_config" in config) == bool(matrices)
+
+
+def plain_model(folder: Path, source: Path, matrices: Matrices) -> Model:
+    """The official checkpoint's model in float32, with the numbers of a quantized folder in plain matrices."""
+    model: Model = load_model(source)
+    tensors = stored_tensors(folder)
+    numbers = {path: value for path, value in tensors.items() if path.rpartition(".")[0] not in matrices}
+    numbers |= {f"{path}.weight": dequantize(tensors, path, how) for path, how in matrices.items()}
+    numbers |= {path: value for path, value in tensors.items() if path.endswith(".bias")}
+    model.load_weights(list(numbers.items()), strict=True)
+    model.set_dtype(mx.float32)
+    return model
+
+
+def assert_answers_as(folder: Path, plain: Model, variant: str) -> None:
+    """Through mlx-vlm, picture included, a folder gives the logits and the answer of a plain float32 model."""
+    model, processor = mlx_vlm.load(str(folder))
+    inputs = stages.process(processor, cases.BY_NAME[IMAGE_CASES[variant][0]])
+    expected = stages.run(plain, inputs, TOKENS, 4)
+    dtype = tiny.VARIANTS[variant].dtype
+    stages.assert_close(own_logits(model, inputs), expected["logits"], ROUNDING[dtype], f"{dtype} logits")
+    if dtype != "float32":
+        model.set_dtype(mx.float32)  # so that what is compared depends on what is stored only
+        stages.assert_close(own_logits(model, inputs), expected["logits"], stages.TOLERANCE, "logits")
+    assert generate(model, processor, variant, TOKENS) == expected["greedy"].tolist()
+
+
+def own_logits(model: Model, inputs: Mapping[str, Any]) -> np.ndarray:
+    """Logits of the last positions in the types that the model has, for `ROUNDING`."""
+    arrays = {name: mx.array(value) for name, value in inputs.items() if name != "attention_mask"}
+    return np.array(model(**arrays, logits_to_keep=4).logits[0].astype(mx.float32))
