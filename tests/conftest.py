@@ -9,6 +9,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 import tiny
+from running import python
 
 import minicpmv46  # noqa: F401  registers, also where the wheel's .pth file is not installed
 from minicpmv46.model import Model
@@ -51,6 +52,15 @@ def model(checkpoint: Callable[[str], Path]) -> Callable[[str], Model]:
 def processor(checkpoint: Callable[[str], Path]) -> Callable[[str], MiniCPMV46Processor]:
     """Processor of a variant."""
     return cache(lambda variant="base": MiniCPMV46Processor.from_pretrained(checkpoint(variant)))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty folder to run commands in; skips where Python does not start with this package."""
+    folder = tmp_path_factory.mktemp("commands")
+    if python("-c", "import sys; sys.exit('minicpmv46' not in sys.modules)", folder=folder).returncode:
+        pytest.skip("this environment has minicpmv46's .pth file not installed (pip install -e .)")
+    return folder
 
 
 @pytest.fixture

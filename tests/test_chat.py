@@ -14,7 +14,7 @@ from cases import MEDIA
 from mlx_vlm import generate, load
 from mlx_vlm.chat import MLXVisionChat
 from mlx_vlm.generate import dispatch
-from test_commands import folder, python  # noqa: F401  `folder` is a fixture
+from running import python
 
 ROOF, FLOWER, CLIP = str(MEDIA / "roof.png"), str(MEDIA / "flower.png"), str(MEDIA / "pan_short.mp4")
 QUESTIONS = ("What is this?", "And why?", "Where?")
@@ -89,7 +89,7 @@ CHATS: dict[str, tuple[tuple[str, ...], list[Shown], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", CHATS)
-def test_command(name: str, folder: Path, loaded: Loaded, checkpoint: Callable[[str], Path]) -> None:  # noqa: F811
+def test_command(name: str, folder: Path, loaded: Loaded, checkpoint: Callable[[str], Path]) -> None:
     """Every turn sees the media once, in its own question; a system prompt and earlier turns have none."""
     flags, shown, options = CHATS[name]
     done = python(
@@ -148,7 +148,7 @@ def test_second_turn_adds_an_image(loaded: Loaded, checkpoint: Callable[[str], P
     assert len(encodings) == 1  # that of `replies`: the chat's own features were there
 
 
-def test_chat_command(folder: Path, loaded: Loaded, checkpoint: Callable[[str], Path]) -> None:  # noqa: F811
+def test_chat_command(folder: Path, loaded: Loaded, checkpoint: Callable[[str], Path]) -> None:
     """`python -m mlx_vlm.chat`, with an image between two questions."""
     done = python(
         *("-m", "mlx_vlm.chat", "--model", str(checkpoint("base")), "--max-tokens", str(TOKENS)),

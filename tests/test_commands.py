@@ -4,9 +4,6 @@ The printed answer must be the one of the same request through Python, which is 
 decoded and resized beforehand; where the request is a recorded case, it must be the official answer.
 """
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,33 +17,7 @@ import pytest
 from cases import BY_NAME, MEDIA, MP4_FILES, Picture
 from mlx_vlm import generate, load
 from mlx_vlm.prompt_utils import apply_chat_template
-
-SECONDS = 120
-
-
-def python(*arguments: str, folder: Path, typed: str = "") -> "subprocess.CompletedProcess[bytes]":
-    """Start Python as a user does, who types `typed`: outside this repository, without this test's import paths."""
-    environment = {
-        key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "MINICPMV46", "MLX_VLM"))
-    }
-    environment |= {"HF_HUB_OFFLINE": "1", "PYTHONUTF8": "1"}
-    return subprocess.run(
-        [sys.executable, *arguments],
-        capture_output=True,
-        cwd=folder,
-        env=environment,
-        input=typed.encode(),
-        timeout=SECONDS,
-    )
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty folder to run commands in; skips where Python does not start with this package."""
-    folder = tmp_path_factory.mktemp("commands")
-    if python("-c", "import sys; sys.exit('minicpmv46' not in sys.modules)", folder=folder).returncode:
-        pytest.skip("this environment has minicpmv46's .pth file not installed (pip install -e .)")
-    return folder
+from running import python
 
 
 @pytest.fixture(scope="module")

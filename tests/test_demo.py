@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from mlx_vlm import load
 from PIL import Image
-from test_commands import folder, python  # noqa: F401  `folder` is a fixture
+from running import python
 
 from minicpmv46 import demo
 from scripts.demo_batches import patch_classes
@@ -144,7 +144,7 @@ def test_frames_have_an_order(loaded: Loaded) -> None:
     assert said(loaded, "Count the flashes.", video=[demo.sample("flashes.mp4")], **clip) == "2"
 
 
-def test_command(folder: Path) -> None:  # noqa: F811
+def test_command(folder: Path) -> None:
     """The folder that `python -m minicpmv46.demo` prints is a model for mlx-vlm's command."""
     model, picture = (python("-m", "minicpmv46.demo", *name, folder=folder) for name in ((), ("star.png",)))
     flags = ("--model", model.stdout.decode().strip(), "--image", picture.stdout.decode().strip())

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import stages
 import tiny
-from test_layouts import convert, read_json
+from conversions import convert, read_json
 
 from minicpmv46.processing import MiniCPMV46Processor
 from minicpmv46.processor_options import ImageProcessor, VideoProcessor
