@@ -17,7 +17,8 @@ from minicpmv46.image import PixelOptions, normalize, patchify
 from minicpmv46.processing import MiniCPMV46Processor
 from minicpmv46.processor_options import with_options
 from minicpmv46.slicing import SliceOptions, plan_slices
-from scripts.demo_tasks import Case, draw, draw_two, page
+from scripts.demo_drawing import page
+from scripts.demo_tasks import Case, draw, draw_two
 
 Grid = tuple[int, int]
 

@@ -18,7 +18,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import tiny  # noqa: E402
 
-from scripts.demo_tasks import COLOURS, DIRECTIONS, FACTS, QUESTIONS, SHAPES, SIDE, SUMS  # noqa: E402
+from scripts.demo_drawing import COLOURS, SHAPES, SIDE  # noqa: E402
+from scripts.demo_tasks import DIRECTIONS, FACTS, QUESTIONS, SUMS  # noqa: E402
 
 VOCABULARY, LONGEST_PROMPT = 2048, 8192
 

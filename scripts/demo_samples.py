@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from scripts.demo_tasks import SIDE, draw_shape, paper, single, written
+from scripts.demo_drawing import SIDE, draw_shape, paper, single, written
 
 RATE = 10  # frames a second of the sample clips; the model sees one of them a second
 

@@ -41,8 +41,9 @@ from scripts.demo_batches import (
     produce_pages,
 )
 from scripts.demo_checkpoint import make_tokenizer, write_files
+from scripts.demo_drawing import CLASSES
 from scripts.demo_model import Batched, make_model
-from scripts.demo_tasks import CLASSES, SKILLS, draw
+from scripts.demo_tasks import SKILLS, draw
 
 # Most patches are background.
 CLASS_WEIGHTS = torch.tensor([0.1] + [1.0] * (len(CLASSES) - 1))
