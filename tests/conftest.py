@@ -1,34 +1,21 @@
 """Shared fixtures: small checkpoints in the official layout, loaded the way users load them."""
 
-import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import pytest
 import tiny
+from loading import load_model
 from running import python
 
 import minicpmv46  # noqa: F401  registers, also where the wheel's .pth file is not installed
 from minicpmv46.model import Model
-from minicpmv46.plugin.model_config import ModelConfig
 from minicpmv46.processing import MiniCPMV46Processor
 
 # Their assertions say what differs, as those of the tests do.
 pytest.register_assert_rewrite("conversions", "quantized", "refusals", "serving", "stages")
-
-
-def load_model(folder: Path) -> Model:
-    """Weights of a folder in this project's model, in float32."""
-    model = Model(ModelConfig.from_dict(json.loads((folder / "config.json").read_text())))
-    weights: dict[str, mx.array] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        weights.update(mx.load(str(file)))
-    model.load_weights(list(model.sanitize(weights).items()), strict=True)
-    model.set_dtype(mx.float32)
-    return model
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import stages
 from cases import BY_NAME
-from conftest import load_model
 from conversions import IMAGE_CASES, convert_here
+from loading import load_model
 
 pytest.importorskip("torch")
 pytest.importorskip("torchvision")
