@@ -3,8 +3,9 @@
     python scripts/evaluate_demo.py [--cases 300] [--ways official float32 bf16 8bit 4bit mxfp4 nvfp4 builtin]
 
 `official` is transformers' implementation in float32, which needs torch; the others are this port, after conversion by
-mlx-vlm, and mlx-vlm's own port (`builtin`). A case counts where the whole answer is right. The last lines say how many
-requests failed and, for each way, on how many cases the text is the official one, right or wrong.
+mlx-vlm, and mlx-vlm's own port (`builtin`), which gets the options in the files that it reads. A case counts where the
+whole answer is right. The last lines say how many requests failed and, for each way, on how many cases the text is the
+official one, right or wrong.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -133,12 +135,22 @@ def answers_of_official(folder: Path) -> Answer:
     return answer
 
 
+def for_builtin(folder: Path, target: Path) -> Path:
+    """A copy for mlx-vlm's own port, which reads options from other files and would make units of 448 pixels a side."""
+    shutil.copytree(folder, target)
+    options = json.loads((folder / "processor_config.json").read_text())
+    for kind, name in (("image", "preprocessor_config.json"), ("video", "video_preprocessor_config.json")):
+        (target / name).write_text(json.dumps(options[f"{kind}_processor"]))
+    return target
+
+
 def run(way: str, count: int, folder: Path) -> dict[str, list[str]]:
     """Answers of one way to `count` cases of every row; `FAILED` where the built-in port fails."""
     if way == "official":
         answer = answers_of_official(folder)
     elif way == "builtin":
-        answer = answers_of_mlx(folder)
+        with tempfile.TemporaryDirectory() as temporary:
+            answer = answers_of_mlx(for_builtin(folder, Path(temporary) / way))
     else:
         from mlx_vlm.convert import convert
 
