@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 import cases  # noqa: E402
 import golden_data  # noqa: E402
 import oracle  # noqa: E402
+import sizes  # noqa: E402
 import tiny  # noqa: E402
 
 ROWS = {"pixel": 32, "vision": 64, "hidden": 48}  # rows kept of each array
@@ -87,7 +88,7 @@ def record(case: cases.Case, official: oracle.Oracle) -> tuple[dict[str, np.ndar
 def record_geometry() -> list[list[Any]]:
     """Rows of geometry.json; the image and the video processor have to agree."""
     rows = []
-    for arguments in cases.geometry_inputs(GEOMETRIES):
+    for arguments in sizes.geometry_inputs(GEOMETRIES):
         given = golden_data.GeometryInput(*arguments)
         got = oracle.official_geometry(given)
         if got != oracle.official_geometry(given, videos=True):
@@ -100,7 +101,7 @@ def record_sampling() -> list[list[Any]]:
     """Rows of sampling.json."""
     return [
         [arguments, oracle.official_frame_indices(golden_data.SamplingInput(*arguments))]
-        for arguments in cases.sampling_inputs(SAMPLINGS)
+        for arguments in sizes.sampling_inputs(SAMPLINGS)
     ]
 
 

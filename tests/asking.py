@@ -6,6 +6,7 @@ from cases import BY_NAME, Case
 from mlx_vlm import generate
 from mlx_vlm.prompt_utils import apply_chat_template
 from mlx_vlm.utils import prepare_inputs
+from pictures import media_of
 
 
 def rendered(model: Any, processor: Any, case: Case) -> str:
@@ -22,13 +23,9 @@ def rendered(model: Any, processor: Any, case: Case) -> str:
 
 def media(case: Case) -> dict[str, Any]:
     """Images, videos and options of a case as keywords of `generate`."""
-    keywords: dict[str, Any] = case.options.kwargs()
-    if case.pictures:
-        keywords["image"] = [picture.load() for picture in case.pictures]
-    if case.clips:
-        keywords["video"] = [clip.load() for clip in case.clips]
-        keywords["video_metadata"] = [clip.metadata for clip in case.clips]
-    return keywords
+    names = {"images": "image", "videos": "video"}
+    media = media_of(case.pictures, case.clips)
+    return {**case.options.kwargs(), **{names.get(name, name): value for name, value in media.items()}}
 
 
 def prepared(processor: Any, prompt: Any, **keywords: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tiny
 from loading import load_model
-from running import python
+from running import skip_without_hook
 
 import minicpmv46  # noqa: F401  registers, also where the wheel's .pth file is not installed
 from minicpmv46.model import Model
@@ -45,8 +45,7 @@ def processor(checkpoint: Callable[[str], Path]) -> Callable[[str], MiniCPMV46Pr
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty folder to run commands in; skips where Python does not start with this package."""
     folder = tmp_path_factory.mktemp("commands")
-    if python("-c", "import sys; sys.exit('minicpmv46' not in sys.modules)", folder=folder).returncode:
-        pytest.skip("this environment has minicpmv46's .pth file not installed (pip install -e .)")
+    skip_without_hook(folder)
     return folder
 
 

@@ -1,9 +1,6 @@
 """What the tests of conversions share: running mlx-vlm's converter, and looking at what it wrote."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -16,6 +13,7 @@ import mlx.nn as nn
 import mlx_vlm
 import numpy as np
 from mlx.utils import tree_flatten
+from running import python
 
 from minicpmv46.model import Model
 from minicpmv46.processing import MiniCPMV46Processor
@@ -48,16 +46,11 @@ np.savez(out, *(np.array(model(mx.array([ids])).logits[0]) for ids in json.loads
 """
 
 
-def python(*arguments: str | Path, builtin: bool) -> None:
-    """Run an interpreter, without this project where `builtin`."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "MINICPMV46_DISABLE": "1" if builtin else "0"}
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def convert(source: Path, target: Path, *arguments: str, builtin: bool) -> Path:
     """Convert as a user does, with mlx-vlm's own port or with ours."""
-    python("-m", "mlx_vlm.convert", "--hf-path", source, "--mlx-path", target, *arguments, builtin=builtin)
+    places = ("--hf-path", source, "--mlx-path", target)
+    done = python("-m", "mlx_vlm.convert", *places, *arguments, folder=target.parent, builtin=builtin)
+    assert done.returncode == 0, (done.stdout + done.stderr).decode()
     return target
 
 
@@ -100,7 +93,8 @@ def text_logits(model: nn.Module) -> list[np.ndarray]:
 
 def builtin_logits(folder: Path, out: Path) -> list[np.ndarray]:
     """What mlx-vlm's port answers in place of `text_logits`; `out` is a file to be written."""
-    python("-c", _BUILTIN_LOGITS, folder, out, json.dumps(prompts()), builtin=True)
+    done = python("-c", _BUILTIN_LOGITS, folder, out, json.dumps(prompts()), folder=out.parent, builtin=True)
+    assert done.returncode == 0, (done.stdout + done.stderr).decode()
     with np.load(out) as file:
         return list(file.values())
 

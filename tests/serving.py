@@ -7,7 +7,6 @@ The server is a subprocess in which only the `.pth` line imports this package. W
 import base64
 import io
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -25,9 +24,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Picture
 from mlx_vlm import stream_generate
 from mlx_vlm.prompt_utils import apply_chat_template
+from pictures import Picture
+from running import environment, skip_without_hook
 
 START_SECONDS, ANSWER_SECONDS, STOP_SECONDS = 40, 120, 5
 
@@ -39,12 +39,6 @@ def skip_without_server() -> None:
     for package in ("fastapi", "uvicorn"):
         if find_spec(package) is None:
             pytest.skip(f"mlx-vlm's server needs {package}", allow_module_level=True)
-
-
-def environment() -> dict[str, str]:
-    """This process's variables without those that change imports, this package or the server."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "MINICPMV46", "MLX_VLM", "APC_"))}
-    return kept | {"HF_HUB_OFFLINE": "1", "no_proxy": "*"}
 
 
 @dataclass(frozen=True)
@@ -103,9 +97,7 @@ def events(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
 @contextmanager
 def running_server(folder: Path, model: Path, *flags: str, **variables: str) -> Iterator[Server]:
     """A server of `model` with its log in `folder`, stopped at the end."""
-    check = [sys.executable, "-c", "import sys; sys.exit('minicpmv46' not in sys.modules)"]
-    if subprocess.run(check, env=environment(), cwd=folder, timeout=START_SECONDS).returncode:
-        pytest.skip("this environment has minicpmv46's .pth file not installed (pip install -e .)")
+    skip_without_hook(folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -116,7 +108,7 @@ def running_server(folder: Path, model: Path, *flags: str, **variables: str) -> 
             [*command, "--port", str(port), "--log-level", "WARNING", *flags],
             stdout=stream,
             stderr=stream,
-            env=environment() | variables,
+            env=environment() | {"no_proxy": "*"} | variables,
             cwd=folder,
         )
         server = Server(f"http://127.0.0.1:{port}", str(model), log, process.pid)

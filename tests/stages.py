@@ -6,6 +6,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from cases import Case
+from pictures import media_of
 from tiny import STOP_TOKENS
 
 from minicpmv46.model import Model
@@ -28,9 +29,7 @@ def process(processor: MiniCPMV46Processor, case: Case) -> dict[str, Any]:
     return dict(
         processor(
             prompt(processor, case),
-            images=[picture.load() for picture in case.pictures] or None,
-            videos=[clip.load() for clip in case.clips] or None,
-            video_metadata=[clip.metadata for clip in case.clips] or None,
+            **media_of(case.pictures, case.clips),
             **case.options.kwargs(),
         )
     )

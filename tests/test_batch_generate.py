@@ -13,13 +13,13 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import MEDIA, Clip, Picture
 from mlx_vlm import batch_generate, generate, load
 from mlx_vlm.generate.ar import BatchGenerator
 from mlx_vlm.models.cache import QuantizedKVCache
 from mlx_vlm.prompt_utils import apply_chat_template
 from mlx_vlm.turboquant import TurboQuantKVCache
 from mlx_vlm.utils import prepare_inputs
+from pictures import MEDIA, Clip, Picture, media_of
 from tiny import STOP_TOKENS
 
 NEW_TOKENS = 10
@@ -36,13 +36,7 @@ class Request:
 
     def media(self) -> dict[str, Any]:
         """Keywords of `prepare_inputs`."""
-        keywords: dict[str, Any] = dict(self.options)
-        if self.images:
-            keywords["images"] = [picture.load() for picture in self.images]
-        if self.clips:
-            keywords["videos"] = [clip.load() for clip in self.clips]
-            keywords["video_metadata"] = [clip.metadata for clip in self.clips]
-        return keywords
+        return {**self.options, **media_of(self.images, self.clips)}
 
 
 def question(model: Any, processor: Any, request: Request) -> str:

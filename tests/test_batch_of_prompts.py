@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from asking import greedy
-from cases import MEDIA, Picture
 from mlx_vlm import batch_generate, load
 from mlx_vlm.prompt_utils import apply_chat_template
+from pictures import MEDIA, Picture
 
 PROMPTS = [
     "Hi",

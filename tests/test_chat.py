@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cases import MEDIA
 from mlx_vlm import generate, load
 from mlx_vlm.chat import MLXVisionChat
 from mlx_vlm.generate import dispatch
+from pictures import MEDIA
 from running import python
 
 ROOF, FLOWER, CLIP = str(MEDIA / "roof.png"), str(MEDIA / "flower.png"), str(MEDIA / "pan_short.mp4")

@@ -14,9 +14,10 @@ import cv2
 import golden_data
 import numpy as np
 import pytest
-from cases import BY_NAME, MEDIA, MP4_FILES, Picture
+from cases import BY_NAME
 from mlx_vlm import generate, load
 from mlx_vlm.prompt_utils import apply_chat_template
+from pictures import MEDIA, MP4_FILES, Picture
 from running import python
 
 

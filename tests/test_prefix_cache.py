@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import MEDIA, Clip, Picture
 from mlx_vlm import generate, load
 from mlx_vlm.apc import APCManager, from_env, semantic_extra_hash
 from mlx_vlm.generate.ar import BatchGenerator
 from mlx_vlm.prompt_utils import apply_chat_template
 from mlx_vlm.utils import prepare_inputs
+from pictures import MEDIA, Clip, Picture
 from PIL import Image
 
 NEW_TOKENS = 6

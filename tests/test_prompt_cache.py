@@ -9,10 +9,11 @@ import golden_data
 import mlx.core as mx
 import pytest
 from asking import greedy, prepared, rendered
-from cases import BY_NAME, Picture
+from cases import BY_NAME
 from mlx_vlm import load
 from mlx_vlm.generate.common import PromptCacheState
 from mlx_vlm.prompt_utils import apply_chat_template
+from pictures import Picture
 from tiny import IM_END, IM_START
 
 

@@ -17,10 +17,11 @@ import golden_data
 import numpy as np
 import pytest
 from asking import answer, greedy, media, prepared, rendered
-from cases import BY_NAME, MEDIA, Picture
+from cases import BY_NAME
 from mlx_vlm import load, stream_generate
 from mlx_vlm.prompt_utils import apply_chat_template
 from mlx_vlm.utils import estimate_num_image_tokens
+from pictures import MEDIA, Picture
 from PIL import Image
 from tiny import STOP_TOKENS
 

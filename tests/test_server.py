@@ -11,9 +11,10 @@ import golden_data
 import numpy as np
 import pytest
 import tiny
-from cases import BY_NAME, MEDIA, Picture
+from cases import BY_NAME
 from mlx_vlm import load, stream_generate
 from mlx_vlm.prompt_utils import apply_chat_template
+from pictures import MEDIA, Picture
 from serving import (
     ANTHROPIC,
     CHAT,

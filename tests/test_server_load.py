@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cases import MEDIA, Picture
 from mlx_vlm import load
+from pictures import MEDIA, Picture
 from serving import (
     ANSWER_SECONDS,
     Answer,

@@ -9,10 +9,10 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import Picture
 from mlx_vlm import generate, load
 from mlx_vlm.prompt_utils import apply_chat_template
 from mlx_vlm.structured import LLGuidanceLogitsProcessor, build_json_schema_logits_processor
+from pictures import Picture
 from serving import ANTHROPIC, RESPONSES, Server, asked, gathered, readable, running_server, skip_without_server
 
 from minicpmv46.plugin.grammar import PortableGrammar, mask_logits

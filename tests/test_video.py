@@ -4,17 +4,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cases
 import cv2
 import numpy as np
 import pytest
+from pictures import MEDIA, MP4_FILES
 
 from minicpmv46.image import PixelOptions
 from minicpmv46.sampling import SamplingOptions, VideoMetadata, sample_units
 from minicpmv46.slicing import SliceOptions
 from minicpmv46.video import FileFrames, compose, open_video, video_units
 
-MEDIA = Path(__file__).parent / "data" / "media"
 FILES = sorted(MEDIA.glob("*.mp4"))
 
 
@@ -143,4 +142,4 @@ def test_container_with_a_wrong_count(surplus: int, monkeypatch: pytest.MonkeyPa
 
 
 def test_case_files_exist() -> None:
-    assert {path.name for path in FILES} == set(cases.MP4_FILES)
+    assert {path.name for path in FILES} == set(MP4_FILES)

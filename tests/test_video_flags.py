@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from asking import prepared
-from cases import MEDIA, Clip
 from mlx_vlm import load
+from pictures import MEDIA, Clip
 
 FLAGS = ({"fps": 1.0}, {"fps": 3.0}, {"nframes": 2}, {"min_frames": 6}, {"fps": 4.0, "max_frames": 3})
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cases import MEDIA
 from mlx_vlm import load
+from pictures import MEDIA
 
 from minicpmv46.model import LanguageModel, Model
 from minicpmv46.processing import MiniCPMV46Processor

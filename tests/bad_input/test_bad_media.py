@@ -8,8 +8,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from cases import MEDIA
 from mlx_vlm.utils import estimate_num_image_tokens
+from pictures import MEDIA
 from PIL import Image
 from refusals import FRAMES, IMAGE, METADATA, PIXELS, VIDEO, refuse
 from tiny import IMAGE_PAD

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import MEDIA, Picture
 from mlx_vlm import batch_generate, generate
 from mlx_vlm.prompt_utils import apply_chat_template
+from pictures import MEDIA, Picture
 from PIL import Image
 from refusals import FRAMES, IMAGE, METADATA, PIXELS, VIDEO, refuse
 

@@ -14,6 +14,7 @@ import tiny
 from conversions import IMAGE_CASES, TEXT_CASES, convert_here, parameters
 from mlx_vlm.quant import apply_awq, collect_activation_stats
 from mlx_vlm.utils import load_model
+from pictures import MEDIA
 from quantized import (
     COMMANDS,
     TOKENS,
@@ -77,7 +78,7 @@ def test_awq_calibrates_on_images(source: Folders, converted: Folders, tmp_path:
     """`--calibration multimodal --calibration-data`: other activations, other scales."""
     calibration = tmp_path / "images"
     calibration.mkdir()
-    shutil.copy(cases.MEDIA / "logo_la.png", calibration)
+    shutil.copy(MEDIA / "logo_la.png", calibration)
     options = {**COMMANDS["awq"].options, "calibration": "multimodal", "calibration_data": str(calibration)}
     folder = convert_here(source("base"), tmp_path / "awq", **options)
     assert scaled_layers(folder, source("base")) == scaled_layers(converted("awq"), source("base"))

@@ -5,7 +5,7 @@ from pathlib import Path
 import cases
 import mlx_vlm
 import pytest
-from conversions import convert_here, parameters, python
+from conversions import convert_here, parameters
 from mlx_vlm.convert import QUANT_RECIPES
 from mlx_vlm.utils import load_model
 from quantized import (
@@ -25,6 +25,7 @@ from quantized import (
     plain_model,
     recipe_matrices,
 )
+from running import python
 
 
 @pytest.mark.parametrize("name", [name for name in QUANTIZED if name != "awq"])
@@ -88,24 +89,14 @@ def test_choice_for_each_layer(source: Folders, tmp_path: Path) -> None:
     assert_answers_as(folder, plain_model(folder, source("base"), matrices), "base")
 
 
-def test_command_answers_from_a_quantized_folder(converted: Folders, tmp_path: Path) -> None:
+def test_command_answers_from_a_quantized_folder(converted: Folders, folder: Path) -> None:
     """mlx_vlm.generate on the folder that mlx_vlm.convert wrote."""
-    picture = cases.BY_NAME["mode_l"].pictures[0].load()
-    picture.save(tmp_path / "picture.png")
+    picture = folder / "picture.png"
+    cases.BY_NAME["mode_l"].pictures[0].load().save(picture)
     model, processor = mlx_vlm.load(str(converted("awq")))
     prompt = mlx_vlm.apply_chat_template(processor, model.config, "Describe this image", num_images=1)
-    expected = mlx_vlm.generate(
-        model, processor, prompt, image=[str(tmp_path / "picture.png")], max_tokens=TOKENS, temperature=0.0
-    ).text
+    expected = mlx_vlm.generate(model, processor, prompt, image=[str(picture)], max_tokens=TOKENS, temperature=0.0).text
     assert expected
-    out = tmp_path / "answer.txt"
-    command = (
-        "import sys, contextlib, io; from mlx_vlm.generate import main\n"
-        "from pathlib import Path\n"
-        "out = io.StringIO()\n"
-        "with contextlib.redirect_stdout(out): main()\n"
-        f"Path({str(out)!r}).write_text(out.getvalue(), encoding='utf-8')"
-    )
-    arguments = ["--model", converted("awq"), "--image", tmp_path / "picture.png", "--prompt", "Describe this image"]
-    python("-c", command, *arguments, "--max-tokens", str(TOKENS), "--temperature", "0.0", builtin=False)
-    assert expected in out.read_text(encoding="utf-8")
+    request = ("--image", picture, "--prompt", "Describe this image", "--max-tokens", str(TOKENS), "--temperature", "0")
+    done = python("-m", "mlx_vlm.generate", "--model", converted("awq"), *request, folder=folder)
+    assert (done.returncode, done.stdout.decode()) == (0, f"{expected}\n"), done.stderr.decode()

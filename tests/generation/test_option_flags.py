@@ -6,8 +6,8 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
-from cases import MEDIA
 from mlx_vlm import generate, load
+from pictures import MEDIA
 from plain_requests import NEW_TOKENS, ask, rendered
 from running import python
 

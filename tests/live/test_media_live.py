@@ -10,6 +10,7 @@ import pytest
 import stages
 import tiny
 from cases import BY_NAME
+from pictures import MEDIA
 
 pytest.importorskip("torch")
 pytest.importorskip("torchvision")
@@ -23,8 +24,6 @@ from transformers.video_utils import VideoMetadata
 
 from minicpmv46.config import MiniCPMV46Config
 from minicpmv46.merger import Merger
-
-MEDIA = Path(__file__).parents[1] / "data" / "media"
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import stages
-from cases import CASES, Case, geometry_inputs
+from cases import CASES, Case
+from sizes import geometry_inputs
 
 pytest.importorskip("torch")
 pytest.importorskip("torchvision")

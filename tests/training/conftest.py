@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import tiny
-from cases import MEDIA, Picture
 from mlx_vlm import convert
+from pictures import MEDIA, Picture
 from training_rows import CLIPS, SIZES
 
 
