@@ -15,7 +15,7 @@ from minicpmv46.model import Model
 from minicpmv46.processing import MiniCPMV46Processor
 
 # Their assertions say what differs, as those of the tests do.
-pytest.register_assert_rewrite("conversions", "quantized", "refusals", "serving", "stages")
+pytest.register_assert_rewrite("conversions", "endpoints", "environments", "quantized", "refusals", "serving", "stages")
 
 
 @pytest.fixture(scope="session")

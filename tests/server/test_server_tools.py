@@ -1,7 +1,7 @@
 """Tool calls in answers: mlx-vlm's server finds them in the text that our processor's tokenizer makes of tokens.
 
 Random weights call no tools, so here the endpoints run in this process on a scripted answer, given token by token
-through mlx-vlm's own detokenizer; the prompts' side of tools is in `test_server.py`.
+through mlx-vlm's own detokenizer; the prompts' side of tools is in `test_server_endpoints.py`.
 """
 
 import asyncio
