@@ -1,7 +1,7 @@
 """Batches for training the demo checkpoint, as numpy arrays: the mixture of skills, and pages for the encoder alone.
 
-`in_background` makes them in another process. What is drawn depends on the seed, on the step and on the
-length of the whole training alone, so a training that goes on where it stopped sees what it would have seen.
+`in_background` makes them in another process. What is drawn depends on the seed, on the step and on the length of the
+whole training alone, so a training that goes on where it stopped sees what it would have seen.
 """
 
 from __future__ import annotations
@@ -52,13 +52,14 @@ class Row:
 
 def make_row(processor: MiniCPMV46Processor, case: Case, options: dict[str, Any]) -> Row:
     """Arrays of a case; the processor's are the official one's, bit for bit."""
+    options = {**case.options, **options}
     prompt = processor.apply_chat_template(case.messages, add_generation_prompt=True, enable_thinking=False)
     media: dict[str, Any] = {}
     if case.images:
         media["images"] = list(case.images)
     if case.frames is not None:
         media |= {"videos": [case.frames], "video_metadata": [case.video_metadata]}
-    inputs = processor(prompt, **media, **{**case.options, **options})
+    inputs = processor(prompt, **media, **options)
     start = inputs["input_ids"][0]
     answer = processor.tokenizer.encode(f"{case.answer}<|im_end|>", add_special_tokens=False)
     ids = np.concatenate([start, np.array(answer, dtype=start.dtype)])
@@ -68,7 +69,7 @@ def make_row(processor: MiniCPMV46Processor, case: Case, options: dict[str, Any]
     for rows, cols, tokens, _ in inputs.get("image_units", np.zeros((0, 4), int)).tolist():
         units.append(((rows, cols), tokens * 16 == rows * cols, tokens))
     places = np.flatnonzero((ids == processor.image_token_id) | (ids == processor.video_token_id))
-    slicing = with_options(processor.image_processor.slicing, {**case.options, **options})
+    slicing = with_options(processor.image_processor.slicing, options)
     classes = [patch_classes(picture, slicing) for picture in case.labels]
     pixels = inputs.get("pixel_values", np.zeros((0, 588), np.float32))
     return Row(ids, labels, pixels, units, places, np.concatenate(classes) if classes else np.zeros(0, np.int64))

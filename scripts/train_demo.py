@@ -4,10 +4,9 @@
 
 RUN is a folder for the state of the training; the same command goes on where it stopped. From nothing to the end it
 takes an hour and three quarters on two cores; `--minutes` ends a run earlier. `--export FOLDER` writes the checkpoint
-that RUN has reached, in bfloat16. Pictures are drawn as they are needed, questions asked in
-several phrasings, short words first. The encoder is trained alone at first; later too, beside the answers, each patch's
-class is learned: without that the encoder takes long to see anything. Needs torch (`scripts/live.sh` sets up an
-environment that has it).
+that RUN has reached, in bfloat16. Pictures are drawn as they are needed, questions asked in several phrasings, short
+words first. The encoder is trained alone at first; later too, beside the answers, each patch's class is learned:
+without that the encoder takes long to see anything. Needs torch (`scripts/live.sh` sets up an environment that has it).
 """
 
 from __future__ import annotations
