@@ -83,11 +83,9 @@ class LanguageModel(nn.Module):
         """
         if any(mlx_vlm_kwargs.get(name) not in (None, False) for name in SPECULATIVE_ARGUMENTS):
             raise ValueError(NO_SPECULATION)
-        h = self.model.embed_tokens(inputs) if inputs_embeds is None else inputs_embeds
-        h = self.model(h, mask, cache)
-        if logits_to_keep:
-            h = h[:, -logits_to_keep:]
-        h = self.model.norm(h)
+        embeds = self.model.embed_tokens(inputs) if inputs_embeds is None else inputs_embeds
+        h = self.model(embeds, mask, cache, keep=logits_to_keep or None)
+        h = self.model.norm(h).astype(embeds.dtype)
         head = self.lm_head if "lm_head" in self else self.model.embed_tokens.as_linear
         return LanguageModelOutput(logits=head(h))
 

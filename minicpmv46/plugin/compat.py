@@ -48,7 +48,6 @@ NEEDED = {
         "ArraysCache.update_window",
         "KVCache",
     ),
-    "mlx_vlm.models.qwen3_5.gated_delta": ("gated_delta_kernel",),
 }
 # What only the processor options of a server's requests need: without it the server answers with the checkpoint's.
 SERVER = {

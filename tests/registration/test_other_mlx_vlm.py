@@ -42,9 +42,9 @@ def rewrite(folder: Path, target: Path, pattern: str, replacement: str) -> None:
         (r"\bload_model\b", "read_model", "mlx_vlm.utils.load_model is missing"),
         (r"\bapply_chat_template\b", "to_chat", "mlx_vlm.prompt_utils.apply_chat_template is missing"),
         (
-            r"\bgated_delta_kernel\b",
-            "delta",
-            "mlx_vlm.models.qwen3_5.gated_delta.gated_delta_kernel is missing",
+            r"\bchunked_attention\b",
+            "attention_in_pieces",
+            "mlx_vlm.models.base.chunked_attention is missing",
         ),
         (
             r"MODEL_CONFIG = (\{[^}]*\})",
