@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 # Tokens a chunk; the work inside a chunk grows with its square.
-CHUNK = 64
+CHUNK = 32
 
 # Heads for which MLX's Metal library has a kernel: both dimensions, and the numbers of key and value heads.
 KERNEL_DIM = 128

@@ -104,5 +104,8 @@ class GatedDeltaNet(nn.Module):
             past = mx.zeros((qkv.shape[0], self.history, qkv.shape[-1]), dtype=qkv.dtype)
         window = mx.concatenate([past, qkv], axis=1)
         if cache is not None:
-            cache.update_window(0, window, self.history, lengths=cache.lengths)
+            kept = cache.update_window(0, window, self.history, lengths=cache.lengths)
+            # What the cache keeps is taken out before going on; else every layer's window lives until the cache is
+            # evaluated, 25 MB a layer for 2,048 tokens.
+            window = mx.depends(window, kept)
         return self.conv1d(window)

@@ -30,8 +30,9 @@ __all__ = ["LanguageModel", "Model", "VisionModel"]
 SPECULATIVE_ARGUMENTS = ("capture_layer_ids", "return_hidden", "return_shared_kv", "skip_logits", "speculative_verify")
 NO_SPECULATION = "MiniCPM-V 4.6 has no drafter and takes none (speculative decoding): leave the draft model out"
 
-# Units of one grid are encoded together up to this many patches, eight slices of 448 pixels.
-MAX_BATCH_PATCHES = 8192
+# Units of one grid are encoded together up to this many patches, one slice of 448 pixels: without a fused kernel its
+# attention scores are 67 MB a layer, and products of so many rows already run at full speed. Small crops share a run.
+MAX_BATCH_PATCHES = 1024
 
 
 @dataclass(frozen=True)
