@@ -43,7 +43,7 @@ ENOUGH_BITS = 6
 # The finer of the modes that linear layers of nvfp4 may have: `--quantize-activations` refuses all others.
 MXFP8 = Form(32, 8, "mxfp8")
 
-# 35 % of what a step reads, and what bears few bits best.
+# 35 % of the decoder's weights, and what bears few bits best.
 MLP = Row()
 # 34 %. What a token loses here does not grow with the vocabulary: a sixth bit would serve better elsewhere. Six affine
 # bits are finer than mxfp8, so the embedding is affine in all modes; `--quantize-activations` leaves it alone.
