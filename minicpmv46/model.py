@@ -17,6 +17,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 from mlx_vlm.models.base import InputEmbeddingsFeatures, LanguageModelOutput
 
+from . import quantization
 from .config import MODEL_TYPE, MiniCPMV46Config
 from .decoder import Decoder, DecoderLayer, make_cache
 from .merger import WINDOW, Merger, WindowAttentionMerger
@@ -279,9 +280,9 @@ class Model(nn.Module):
         return not is_float32_parameter(path)
 
     @staticmethod
-    def quant_predicate(path: str, module: nn.Module) -> bool:
-        """Which modules `mlx_vlm.convert -q` quantizes: the decoder's matrices, as its built-in port does."""
-        return not any(name in path for name in ("vision_tower", "merger", "linear_attn", "embed_tokens", "lm_head"))
+    def quant_predicate(path: str, module: nn.Module) -> bool | dict[str, Any]:
+        """How `mlx_vlm.convert -q` quantizes a module; `quantization` has the recipe."""
+        return quantization.predicate(path)
 
 
 def _packed(pixel_values: Any, units: Iterable[Unit]) -> mx.array:

@@ -39,12 +39,40 @@ NVFP4 = {"group_size": 16, "bits": 4, "mode": "nvfp4"}
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """How the decoder's matrices are stored."""
+
+    mlp: dict[str, Any]
+    embedding: dict[str, Any]
+    delta_inputs: dict[str, Any]
+    rest: dict[str, Any]  # attention, and the output of delta nets
+    untied_head: dict[str, Any]
+
+    @classmethod
+    def affine(cls, mlp: int, inputs: int, rest: int, group_size: int = 64) -> "Recipe":
+        """By bits; embedding and head have those of the delta nets' inputs."""
+        finer, finest = affine(inputs, group_size), affine(rest, group_size)
+        return cls(affine(mlp, group_size), finer, finer, finest, finer)
+
+    def of(self, name: str) -> dict[str, Any]:
+        """Form of a matrix by the last part of its path."""
+        if name in ("gate_proj", "up_proj", "down_proj"):
+            return self.mlp
+        if name.startswith("in_proj"):
+            return self.delta_inputs
+        return {"embed_tokens": self.embedding, "lm_head": self.untied_head}.get(name, self.rest)
+
+
+NVFP4_RECIPE = Recipe(NVFP4, affine(5), NVFP4, MXFP8, MXFP8)
+
+
+@dataclass(frozen=True)
 class Format:
     """A small official checkpoint, the converter's options, and how the decoder's matrices are then stored."""
 
     variant: str
     options: dict[str, Any] = field(default_factory=dict)
-    stored: dict[str, Any] | None = None
+    recipe: Recipe | None = None
 
     @property
     def arguments(self) -> list[str]:
@@ -56,33 +84,43 @@ class Format:
 # Converted by the command.
 COMMANDS = {
     "bf16": Format("bf16"),
-    "4bit": Format("base", {"quantize": True}, affine(4)),
-    "5bit": Format("bf16", {"quantize": True, "q_bits": 5}, affine(5)),
-    "6bit": Format("untied", {"quantize": True, "q_bits": 6}, affine(6)),
-    "8bit": Format("bf16", {"quantize": True, "q_bits": 8}, affine(8)),
-    "mxfp4": Format("bf16", {"quantize": True, "q_mode": "mxfp4"}, MXFP4),
-    "mxfp8": Format("base", {"quantize": True, "q_mode": "mxfp8"}, MXFP8),
-    "nvfp4": Format("bf16", {"quantize": True, "q_mode": "nvfp4"}, NVFP4),
-    "awq": Format("base", {"quantize": True, "quant_method": "awq"}, affine(4)),
+    "4bit": Format("base", {"quantize": True}, Recipe.affine(4, 5, 6)),
+    "5bit": Format("bf16", {"quantize": True, "q_bits": 5}, Recipe.affine(5, 6, 6)),
+    "6bit": Format("untied", {"quantize": True, "q_bits": 6}, Recipe.affine(6, 6, 6)),
+    "8bit": Format("bf16", {"quantize": True, "q_bits": 8}, Recipe.affine(8, 8, 8)),
+    "mxfp4": Format(
+        "bf16", {"quantize": True, "q_mode": "mxfp4"}, Recipe(MXFP4, affine(5), affine(5), affine(6), affine(5))
+    ),
+    "mxfp8": Format("base", {"quantize": True, "q_mode": "mxfp8"}, Recipe(MXFP8, affine(8), MXFP8, MXFP8, MXFP8)),
+    "nvfp4": Format("bf16", {"quantize": True, "q_mode": "nvfp4"}, NVFP4_RECIPE),
+    "awq": Format("base", {"quantize": True, "quant_method": "awq"}, Recipe.affine(4, 5, 6)),
     "mixed": Format("untied", {"quantize": True, "quant_predicate": "mixed_4_6"}),
 }
 # Converted by the same function in this process.
 CALLS = {
     "float32": Format("base"),
     "untied": Format("untied"),
-    "1bit": Format("bf16", {"quantize": True, "q_bits": 1}, affine(1)),  # modules of mlx-vlm's own
-    "3bit": Format("base", {"quantize": True, "q_bits": 3}, affine(3)),
-    "group32": Format("bf16", {"quantize": True, "q_group_size": 32}, affine(4, 32)),
+    "1bit": Format("bf16", {"quantize": True, "q_bits": 1}, Recipe.affine(1, 2, 3)),  # modules of mlx-vlm's own
+    "2bit": Format("untied", {"quantize": True, "q_bits": 2}, Recipe.affine(2, 3, 4)),
+    "3bit": Format("base", {"quantize": True, "q_bits": 3}, Recipe.affine(3, 4, 5)),
+    "4bit untied": Format("untied", {"quantize": True, "q_bits": 4}, Recipe.affine(4, 5, 6)),
+    "nvfp4 untied": Format("untied", {"quantize": True, "q_mode": "nvfp4"}, NVFP4_RECIPE),
+    "group32": Format("bf16", {"quantize": True, "q_group_size": 32}, Recipe.affine(4, 5, 6, 32)),
     # Rows of 64 are not divisible: only the wider matrices are quantized.
-    "group128": Format("untied", {"quantize": True, "q_group_size": 128, "q_bits": 8}, affine(8, 128)),
+    "group128": Format("untied", {"quantize": True, "q_group_size": 128}, Recipe.affine(4, 5, 6, 128)),
 }
 PLAIN = ("bf16", "float32", "untied")
 FORMATS = COMMANDS | CALLS
 QUANTIZED = [name for name in FORMATS if name not in PLAIN]
 
 
-def decoder_matrices(variant: str) -> list[str]:
-    """What is quantized where no recipe says otherwise: the decoder's MLPs and its full attention."""
+# What mlx-vlm's recipes quantize besides; the vision encoder stays whole.
+MERGERS = [f"vit_merger.self_attn.{name}_proj" for name in ("q", "k", "v", "out")]
+MERGERS += ["vit_merger.linear_1", "vit_merger.linear_2", "merger.mlp.0.linear_1", "merger.mlp.0.linear_2"]
+
+
+def attention_and_mlps(variant: str) -> list[str]:
+    """The decoder's matrices but for delta nets, embedding and head."""
     paths = []
     for i, kind in enumerate(tiny.VARIANTS[variant].layer_types):
         paths += [f"layers.{i}.mlp.{name}_proj" for name in ("gate", "up", "down")]
@@ -90,18 +128,16 @@ def decoder_matrices(variant: str) -> list[str]:
     return [f"language_model.model.{path}" for path in paths]
 
 
-def other_matrices(variant: str) -> list[str]:
-    """What recipes quantize besides: delta nets, embeddings, head and mergers; the vision encoder stays whole."""
-    paths = [
+def decoder_matrices(variant: str) -> list[str]:
+    """What is quantized where the user chooses nothing else: everything that a decode step multiplies with."""
+    delta_nets = [
         f"language_model.model.layers.{i}.linear_attn.{name}"
         for i, kind in enumerate(tiny.VARIANTS[variant].layer_types)
         if kind == "linear_attention"
         for name in ("in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj")
     ]
-    paths += [f"vit_merger.self_attn.{name}_proj" for name in ("q", "k", "v", "out")]
-    paths += ["vit_merger.linear_1", "vit_merger.linear_2", "merger.mlp.0.linear_1", "merger.mlp.0.linear_2"]
-    paths += ["language_model.model.embed_tokens"]
-    return paths + ([] if tiny.VARIANTS[variant].tied else ["language_model.lm_head"])
+    head = [] if tiny.VARIANTS[variant].tied else ["language_model.lm_head"]
+    return attention_and_mlps(variant) + delta_nets + ["language_model.model.embed_tokens"] + head
 
 
 def recipe_matrices(recipe: str, variant: str) -> Matrices:
@@ -113,19 +149,19 @@ def recipe_matrices(recipe: str, variant: str) -> Matrices:
         favoured |= {f"language_model.model.layers.{layer}.{name}" for name in ("mlp.down_proj", "self_attn.v_proj")}
     if 0 in layers:  # the recipe takes what is outside of the decoder for layer 0
         favoured.add("vit_merger.self_attn.v_proj")
-    paths = decoder_matrices(variant) + other_matrices(variant)
+    paths = decoder_matrices(variant) + MERGERS
     return {path: affine(high if path in favoured else low) for path in paths}
 
 
 def expected_matrices(name: str) -> Matrices:
     if name == "mixed":
         return recipe_matrices("mixed_4_6", "untied")
-    stored, variant = FORMATS[name].stored, FORMATS[name].variant
-    if stored is None:
+    recipe, variant = FORMATS[name].recipe, FORMATS[name].variant
+    if recipe is None:
         return {}
-    wide = [path for path in decoder_matrices(variant) if path.endswith(("o_proj", "down_proj"))]
-    paths = wide if stored["group_size"] == 128 else decoder_matrices(variant)
-    return {path: stored for path in paths}
+    wide = ("o_proj", "out_proj", "down_proj")
+    paths = [path for path in decoder_matrices(variant) if name != "group128" or path.endswith(wide)]
+    return {path: recipe.of(path.rpartition(".")[2]) for path in paths}
 
 
 def quantize(matrix: mx.array, how: Mapping[str, Any]) -> dict[str, mx.array]:

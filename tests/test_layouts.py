@@ -213,16 +213,21 @@ def test_answers_an_image_prompt(name: str, builtin_folder: Folders) -> None:
         stages.assert_close(result["logits"], plain["logits"], stages.TOLERANCE, "logits")
 
 
-@pytest.mark.parametrize("name", ["4bit", "mixed"])
-def test_our_quantization_is_the_builtin_ports(
-    name: str, builtin_folder: Folders, checkpoint: Folders, tmp_path: Path
+def test_a_recipe_gives_what_the_builtin_port_gives(
+    builtin_folder: Folders, checkpoint: Folders, tmp_path: Path
 ) -> None:
-    """The same matrices are quantized to the same bits."""
-    recipe = "mixed_4_6" if name == "mixed" else None
-    ours = convert_here(checkpoint(CONVERSIONS[name].variant), tmp_path / "ours", quantize=True, quant_predicate=recipe)
-    builtin = builtin_folder(name)
+    """The same matrices are quantized to the same bits where mlx-vlm's recipe chooses them, not ours."""
+    ours = convert_here(checkpoint("untied"), tmp_path / "ours", quantize=True, quant_predicate="mixed_4_6")
+    builtin = builtin_folder("mixed")
     assert read_json(ours / "config.json")["quantization"] == read_json(builtin / "config.json")["quantization"]
     assert_same_tensors(parameters(load_model(ours)), parameters(load_model(builtin)))
+
+
+def test_embedding_and_delta_nets_that_are_not_quantized(builtin_folder: Folders) -> None:
+    """Published 4-bit folders quantize MLPs and attention only; the rest stays as it is stored."""
+    modules = dict(load_model(builtin_folder("4bit"), lazy=True).named_modules())
+    quantized = {path.rpartition(".")[2] for path, module in modules.items() if "scales" in module}
+    assert quantized == {f"{name}_proj" for name in ("gate", "up", "down", "q", "k", "v", "o")}
 
 
 def test_converting_a_conversion_restores_the_official_form(

@@ -18,6 +18,7 @@ ARCHITECTURE = "mlx_vlm.models.minicpmv46"
 PATCHES = {
     "mlx_vlm.utils": "patch_utils",
     "mlx_vlm.prompt_utils": "patch_prompt_utils",
+    "mlx_vlm.quant_utils": "patch_quantization",
     "mlx_vlm.server.request_normalization": "patch_requests",
     "mlx_vlm.speculative.drafters": "patch_drafters",
     "mlx_vlm.structured": "patch_structured",

@@ -60,6 +60,14 @@ def patch_prompt_utils(prompt_utils: ModuleType) -> None:
     replace(prompt_utils, "apply_chat_template", routed_template)
 
 
+def patch_quantization(quant_utils: ModuleType) -> None:
+    """Make `mlx_vlm.quant_utils` say to our model's `quant_predicate` what was asked for.
+
+    Where the function is not there, every matrix of the decoder gets the bits asked for.
+    """
+    replace(quant_utils, "quantize_model", with_form)
+
+
 def patch_adapters(adapters: ModuleType) -> None:
     """Make `mlx_vlm.trainer.peft.utils` train our mergers with the vision encoder."""
     replace(adapters, "unfreeze_modules", with_mergers)
@@ -195,10 +203,24 @@ def with_parts(original: Function) -> Function:
     return normalize_image_content
 
 
+def with_form(original: Function) -> Function:
+    def quantize_model(*args: Any, **kwargs: Any) -> Any:
+        if not is_our_model(argument(original, 0, args, kwargs)):
+            return original(*args, **kwargs)
+        from mlx_vlm.quant_utils import get_quantization_params
+
+        from minicpmv46.quantization import Form, asked_for
+
+        group_size, bits, mode = (argument(original, position, args, kwargs) for position in (2, 3, 4))
+        with asked_for(Form(**get_quantization_params(group_size, bits, mode or "affine"))):
+            return original(*args, **kwargs)
+
+    return quantize_model
+
+
 def routed_weights(original: Function) -> Function:
     def save_weights(*args: Any, **kwargs: Any) -> None:
-        ours = getattr(sys.modules.get("minicpmv46.model"), "Model", None)
-        if ours is None or not isinstance(argument(original, 1, args, kwargs), ours):
+        if not is_our_model(argument(original, 1, args, kwargs)):
             return original(*args, **kwargs)
         from minicpmv46.plugin.saving import save_weights as save
 
@@ -261,6 +283,12 @@ def argument(function: Function, position: int, args: tuple[Any, ...], kwargs: d
         return args[position]
     names = list(inspect.signature(function).parameters)
     return kwargs.get(names[position]) if position < len(names) else None
+
+
+def is_our_model(model: object) -> bool:
+    # Without importing our model, as below.
+    ours = getattr(sys.modules.get("minicpmv46.model"), "Model", None)
+    return ours is not None and isinstance(model, ours)
 
 
 def is_our_processor(processor: object) -> bool:

@@ -19,7 +19,6 @@ from quantized import (
     COMMANDS,
     TOKENS,
     Folders,
-    affine,
     assert_answers_as,
     assert_loads_as,
     dequantize,
@@ -51,7 +50,7 @@ def test_awq_scales_the_full_attention_layers(converted: Folders, source: Folder
         scale = original[f"{layer}.{norm}.weight"] / tensors[f"{layer}.{norm}.weight"]
         assert float(mx.abs(scale - 1).max()) > 0.1
         path = f"{layer}.{matrix}"
-        error = mx.abs(dequantize(tensors, path, affine(4)) - original[f"{path}.weight"] * scale)
+        error = mx.abs(dequantize(tensors, path, expected_matrices("awq")[path]) - original[f"{path}.weight"] * scale)
         step = mx.repeat(mx.abs(tensors[f"{path}.scales"]), 64, axis=-1)
         assert bool((error <= step).all()), path
 

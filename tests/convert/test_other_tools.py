@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 from conversions import convert_here, read_json
 from mlx_vlm.utils import load_model
-from quantized import MXFP8, Folders, assert_answers_as, assert_loads_as, decoder_matrices
+from quantized import MXFP8, Folders, assert_answers_as, assert_loads_as, attention_and_mlps
 
 from minicpmv46.weights import official_name
 
@@ -61,7 +61,7 @@ def test_format_of_another_tool(name: str, source: Folders, tmp_path: Path) -> N
     folder = Path(shutil.copytree(source("base"), tmp_path / name))
     tensors, plain = dict(mx.load(str(folder / "model.safetensors"))), load_model(source("base"))
     numbers = {}
-    for path in decoder_matrices("base"):
+    for path in attention_and_mlps("base"):
         numbers[f"{path}.weight"] = write(tensors, official_name(f"{path}.weight")).astype(mx.float32)
     mx.eval(tensors, numbers)
     mx.save_safetensors(str(folder / "model.safetensors"), tensors)

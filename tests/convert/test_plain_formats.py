@@ -47,7 +47,7 @@ def test_plain_conversion_gives_the_same_answer(name: str, converted: Folders, s
     assert len(answers[0]) == TOKENS
 
 
-@pytest.mark.parametrize("name", ["bf16", "mixed"])
+@pytest.mark.parametrize("name", ["bf16", "4bit", "nvfp4", "mixed"])
 def test_builtin_port_reads_our_conversions(name: str, converted: Folders, tmp_path: Path) -> None:
     """What we write is read by others, in either layout: without images the two ports are the same function."""
     ours = text_logits(load_model(converted(name)))

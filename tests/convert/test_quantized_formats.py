@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import cases
+import mlx.nn as nn
 import mlx_vlm
 import pytest
-from conversions import convert_here, parameters
+from conversions import convert_here, parameters, read_json
 from mlx_vlm.convert import QUANT_RECIPES
 from mlx_vlm.utils import load_model
 from quantized import (
@@ -100,3 +101,24 @@ def test_command_answers_from_a_quantized_folder(converted: Folders, folder: Pat
     request = ("--image", picture, "--prompt", "Describe this image", "--max-tokens", str(TOKENS), "--temperature", "0")
     done = python("-m", "mlx_vlm.generate", "--model", converted("awq"), *request, folder=folder)
     assert (done.returncode, done.stdout.decode()) == (0, f"{expected}\n"), done.stderr.decode()
+
+
+@pytest.mark.parametrize("name", [name for name in QUANTIZED if name not in ("mixed", "group128")])
+def test_config_names_what_is_not_as_asked_for(name: str, converted: Folders) -> None:
+    """`config.json` has what was asked for, and an entry for every matrix that is stored otherwise."""
+    section = read_json(converted(name) / "config.json")["quantization"]
+    asked = {key: value for key, value in section.items() if not isinstance(value, dict)}
+    recipe = FORMATS[name].recipe
+    assert recipe is not None
+    assert asked == recipe.mlp
+    others = {path: how for path, how in expected_matrices(name).items() if how != asked}
+    assert {path: how for path, how in section.items() if isinstance(how, dict)} == others
+
+
+@pytest.mark.parametrize("name", ["nvfp4", "nvfp4 untied", "mxfp8"])
+def test_quantized_activations(name: str, converted: Folders) -> None:
+    """`--quantize-activations` takes every linear layer of the modes that it is for; MLX runs it on GPUs."""
+    model = load_model(converted(name), lazy=True, quantize_activations=True)
+    kinds = {path.rpartition(".")[2]: type(module) for path, module in model.named_modules() if "scales" in module}
+    assert kinds.pop("embed_tokens") is nn.QuantizedEmbedding
+    assert set(kinds.values()) == {nn.QQLinear}
