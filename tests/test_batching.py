@@ -18,7 +18,7 @@ from tiny import STOP_TOKENS
 
 from minicpmv46.model import LanguageModel, Model
 
-# Around the delta rule's chunk of 64, and far apart: the shortest row is nearly all padding.
+# Around two of the delta rule's chunks of 32, and far apart: the shortest row is nearly all padding.
 LENGTHS = (1, 5, 64, 65, 130)
 STEPS = 5
 TOLERANCE = 1e-5
