@@ -27,11 +27,15 @@ BLOCK = 8
 PRODUCT = 1 << 18
 
 
-def resize_image(image: np.ndarray, size: Size) -> np.ndarray:
-    """Resize uint8 [H, W, 3] to `size` = (height, width) pixels as the official image processor (Pillow) does."""
-    if image.shape[:2] == size:
-        return image
-    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), resample=Image.Resampling.BICUBIC))
+def resize_image(image: Image.Image, size: Size) -> np.ndarray:
+    """Resize an RGB image to `size` = (height, width) pixels as the official image processor (Pillow) does.
+
+    Returns:
+        uint8 [height, width, 3].
+    """
+    height, width = size
+    same = image.size == (width, height)
+    return np.asarray(image if same else image.resize((width, height), resample=Image.Resampling.BICUBIC))
 
 
 def resize_frame(frame: np.ndarray, size: Size) -> np.ndarray:
