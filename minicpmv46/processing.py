@@ -8,16 +8,16 @@ units of both compressions can share a batch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import BatchFeature
 
-from .image import VisualUnits, flatten_images, image_units, read_image
+from .image import VisualUnits, flatten_images, image_units, on_host, pack_units, read_image
 from .processor_options import (
     SAMPLING_OPTIONS,
     SLICE_OPTIONS,
@@ -31,6 +31,7 @@ from .prompt import check_placeholders, expand_placeholders, image_placeholder, 
 from .resize import resize_image
 from .tokenizer import encode, load_tokenizer, special_tokens, token_id
 from .video import flatten_videos, open_video, video_units
+from .workers import map_ahead
 
 IMAGE_OPTIONS = SLICE_OPTIONS
 VIDEO_OPTIONS = (*SLICE_OPTIONS, *SAMPLING_OPTIONS, "do_sample_frames")
@@ -172,6 +173,7 @@ class MiniCPMV46Processor:
         padding: bool = True,
         padding_side: str = "left",
         return_tensors: str | None = None,
+        with_places: bool = False,
     ) -> BatchFeature:
         """Turn prompts with placeholders, and their media, into model inputs. None takes the checkpoint's default.
 
@@ -194,6 +196,8 @@ class MiniCPMV46Processor:
             add_special_tokens: passed to the tokenizer.
             padding, padding_side: whether and where shorter prompts are padded.
             return_tensors: None or "np" for numpy arrays, "mlx" for MLX arrays.
+            with_places: give `pixel_values` two more columns, each patch's row and column in its unit; the model
+                passes over them.
 
         Returns:
             `input_ids` and `attention_mask`, int32 [prompts, length]; with media also `pixel_values`, float32
@@ -244,7 +248,7 @@ class MiniCPMV46Processor:
         )
         if media.units:
             self._check_tokens(data["input_ids"], media)
-            data["pixel_values"] = np.concatenate([units.patches for units, _ in media.units])
+            data["pixel_values"] = pack_units([units for units, _ in media.units], places=with_places)
             data["image_units"] = np.array(
                 [
                     (rows, cols, tokens, own_id)
@@ -273,15 +277,11 @@ class MiniCPMV46Processor:
         levels = self.image_processor.pixels.image_levels()
 
         def process_image(entry: tuple[int, Any]) -> VisualUnits:
-            index, image = entry
-            return image_units(read_image(image, f"image {index}"), slicing, resize_image, levels)
+            index, source = entry
+            image = read_image(source, f"image {index}")
+            return image_units((image.height, image.width), partial(resize_image, image), slicing, levels)
 
-        # Pillow and numpy release the interpreter lock, so several images are decoded and resized at once.
-        if len(images) > 1:
-            with ThreadPoolExecutor(max_workers=min(len(images), 8)) as pool:
-                image_results = list(pool.map(process_image, enumerate(images)))
-        else:
-            image_results = [process_image(entry) for entry in enumerate(images)]
+        image_results = list(map_ahead(process_image, enumerate(map(on_host, images))))
 
         video_slicing = with_options(self.video_processor.slicing, video_options)
         sampling = with_options(self.video_processor.sampling, {**video_options, **counts})

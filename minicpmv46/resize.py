@@ -3,7 +3,7 @@
 Both are antialiased bicubic, but they round differently, by up to two levels; on small random checkpoints that alone
 changed greedy tokens. Images go to Pillow itself. For frames, torchvision's integer arithmetic is done here: weights
 of 16 bits, the rows' pass first, each pass rounded to a level. As banded matrix products in float64, whose sums of
-integers are exact, it needs no torch.
+integers (over a power of two) are exact, it needs no torch.
 """
 
 from __future__ import annotations
@@ -21,43 +21,50 @@ CUBIC, REACH = -0.5, 2.0
 # Weights are integers below 2**WEIGHT_BITS with at most MAX_PLACES binary places.
 WEIGHT_BITS, MAX_PLACES = 15, 22
 # Outputs computed by one product; few enough that its band of inputs is narrow.
-BLOCK = 16
+BLOCK = 8
+# Multiplications of one product. For more than these OpenBLAS, which numpy brings on most systems, uses its threads;
+# where other processes run, products this short wait for threads ten times as long as they take.
+PRODUCT = 1 << 18
 
 
-def resize_image(image: np.ndarray, size: Size) -> np.ndarray:
-    """Resize uint8 [H, W, 3] to `size` = (height, width) pixels as the official image processor (Pillow) does."""
-    if image.shape[:2] == size:
-        return image
-    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), resample=Image.Resampling.BICUBIC))
+def resize_image(image: Image.Image, size: Size) -> np.ndarray:
+    """Resize an RGB image to `size` = (height, width) pixels as the official image processor (Pillow) does.
+
+    Returns:
+        uint8 [height, width, 3].
+    """
+    height, width = size
+    same = image.size == (width, height)
+    return np.asarray(image if same else image.resize((width, height), resample=Image.Resampling.BICUBIC))
 
 
 def resize_frame(frame: np.ndarray, size: Size) -> np.ndarray:
     """Resize uint8 [H, W, 3] to `size` = (height, width) pixels as the official video processor (torchvision) does."""
-    height, width, channels = frame.shape
-    if width != size[1]:
-        rows = np.ascontiguousarray(frame.swapaxes(0, 1)).reshape(width, height * channels)
-        frame = _along(rows, size[1]).reshape(size[1], height, channels).swapaxes(0, 1)
-    if height != size[0]:
-        columns = np.ascontiguousarray(frame).reshape(height, size[1] * channels)
-        frame = _along(columns, size[0]).reshape(size[0], size[1], channels)
+    height, width = size
+    if frame.shape[1] != width:
+        frame = _along(frame.transpose(1, 2, 0), width).transpose(2, 0, 1)
+    if frame.shape[0] != height:
+        frame = _along(frame.transpose(0, 2, 1), height).transpose(0, 2, 1)
     return frame
 
 
 def _along(pixels: np.ndarray, n_out: int) -> np.ndarray:
-    """Resize the first axis of uint8 [n, k] to `n_out`."""
-    out = np.empty((n_out, pixels.shape[1]), dtype=np.uint8)
-    bands, places = _bands(pixels.shape[0], n_out)
-    for start, low, band in bands:
-        sums = band @ pixels[low : low + band.shape[1]].astype(np.float64)
-        levels = np.floor(np.ldexp(sums, -places, out=sums) + 0.5)
-        out[start : start + BLOCK] = np.clip(levels, 0, 255, out=levels)
-    return out
+    """Resize the first axis of uint8 [n, ...] to `n_out`."""
+    columns = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
+    out = np.empty((n_out, columns.shape[1]), dtype=np.uint8)
+    for start, low, band in _bands(len(pixels), n_out):
+        rows, stripe = columns[low : low + band.shape[1]], max(PRODUCT // band.size, 1)
+        for left in range(0, columns.shape[1], stripe):
+            levels = band @ rows[:, left : left + stripe].astype(np.float64)
+            levels += 0.5  # storing them as integers drops the fraction: half a level goes up
+            out[start : start + BLOCK, left : left + stripe] = np.clip(levels, 0, 255, out=levels)
+    return out.reshape(n_out, *pixels.shape[1:])
 
 
 @lru_cache(maxsize=64)
-def _bands(n_in: int, n_out: int) -> tuple[list[tuple[int, int, np.ndarray]], int]:
-    """Blocks of outputs: the first output, the first input, and integer weights [outputs, inputs]; binary places."""
-    first, weights, places = _taps(n_in, n_out)
+def _bands(n_in: int, n_out: int) -> list[tuple[int, int, np.ndarray]]:
+    """Blocks of outputs: the first output, the first input, and weights [outputs, inputs]."""
+    first, weights = _taps(n_in, n_out)
     bands = []
     for start in range(0, n_out, BLOCK):
         rows = range(start, min(start + BLOCK, n_out))
@@ -68,11 +75,11 @@ def _bands(n_in: int, n_out: int) -> tuple[list[tuple[int, int, np.ndarray]], in
             count = min(weights.shape[1], n_in - first[row])
             band[row - start, first[row] - low :][:count] = weights[row, :count]
         bands.append((start, low, band))
-    return bands, places
+    return bands
 
 
-def _taps(n_in: int, n_out: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """First input of each output, its weights as integers [n_out, taps], and their binary places."""
+def _taps(n_in: int, n_out: int) -> tuple[np.ndarray, np.ndarray]:
+    """First input of each output, and its weights [n_out, taps], integers over one power of two."""
     scale = n_in / n_out
     stretch = max(scale, 1.0)
     support = REACH * stretch
@@ -92,4 +99,5 @@ def _taps(n_in: int, n_out: int) -> tuple[np.ndarray, np.ndarray, int]:
     places = 0
     while places < MAX_PLACES and int(0.5 + weights.max() * (1 << (places + 1))) < 1 << WEIGHT_BITS:
         places += 1
-    return first, np.trunc(weights * (1 << places) + np.where(weights < 0, -0.5, 0.5)), places
+    integers = np.trunc(weights * (1 << places) + np.where(weights < 0, -0.5, 0.5))
+    return first, integers / (1 << places)

@@ -1,6 +1,6 @@
 """Video files, arrays and lists of frames to visual units.
 
-Frames are decoded one after the other, resized and cut at once, and dropped when no later unit needs them: memory
+Frames are decoded one after the other, resized and cut on threads, and dropped when no later unit needs them: memory
 holds the patches and a few frames, however long the file is.
 """
 
@@ -9,15 +9,17 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from .image import PixelOptions, VisualUnits, image_units, read_image
+from .image import PixelOptions, VisualUnits, image_units, read_frame
 from .resize import resize_frame
 from .sampling import SamplingOptions, VideoMetadata, sample_units
 from .slicing import SliceOptions
+from .workers import map_ahead
 
 _METADATA = ("total_num_frames", "fps", "duration", "frames_indices")
 
@@ -59,7 +61,7 @@ class DecodedFrames:
 
     def read(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         for index in indices:
-            yield index, read_image(self._frames[index], f"{self._name}, frame {index}")
+            yield index, read_frame(self._frames[index], f"{self._name}, frame {index}")
 
 
 class FileFrames:
@@ -235,9 +237,20 @@ def video_units(
         units = [(i,) for i in range(len(source))]
 
     levels = pixels.video_levels()
+
+    def process(entry: tuple[int, np.ndarray]) -> tuple[int, VisualUnits]:
+        i, picture = entry
+        height, width, _ = picture.shape
+        return i, image_units((height, width), partial(resize_frame, picture), slicing, levels)
+
+    done = dict(map_ahead(process, _pictures(source, units, name)))
+    return [done[i] for i in range(len(units))]
+
+
+def _pictures(source: FrameSource, units: Sequence[tuple[int, ...]], name: str) -> Iterator[tuple[int, np.ndarray]]:
+    """Each unit's number and picture as soon as its frames are read; frames are kept while a later unit needs them."""
     waiting = Counter(index for unit in units for index in set(unit))
     frames: dict[int, np.ndarray] = {}
-    done: dict[int, VisualUnits] = {}
     # Units become ready when their last frame is read; long clips do not list them in order of time.
     by_last: dict[int, list[int]] = {}
     for i, unit in enumerate(units):
@@ -248,13 +261,11 @@ def video_units(
             unit_frames = [frames[j] for j in units[i]]
             if len({f.shape for f in unit_frames}) > 1:
                 raise ValueError(f"{name}: frames {units[i]} differ in size")
-            picture = unit_frames[0] if len(unit_frames) == 1 else compose(unit_frames)
-            done[i] = image_units(picture, slicing, resize_frame, levels)
             for j in set(units[i]):
                 waiting[j] -= 1
                 if waiting[j] == 0:
                     del frames[j]
-    return [done[i] for i in range(len(units))]
+            yield i, unit_frames[0] if len(unit_frames) == 1 else compose(unit_frames)
 
 
 def flatten_videos(videos: Any) -> list[Any]:

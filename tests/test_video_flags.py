@@ -28,7 +28,7 @@ def test_video_flags_on_frames(base: tuple[Any, Any], options: dict[str, Any]) -
     expected = processor("<|video_pad|>", videos=videos, video_metadata=metadata, max_slice_nums=1, **options)
     inputs = prepared(processor, "<|video_pad|>", video=videos, video_metadata=metadata, max_slice_nums=1, **options)
     np.testing.assert_array_equal(inputs["image_units"], expected["image_units"])
-    places = 2  # columns beside the pixels, see `plugin.inputs.with_places`
+    places = 2  # columns beside the pixels, see the processor's `with_places`
     np.testing.assert_array_equal(inputs["pixel_values"][:, :-places], expected["pixel_values"])
 
 

@@ -23,7 +23,7 @@ from minicpmv46.model import NO_SPECULATION
 from minicpmv46.processing import MiniCPMV46Processor
 
 # Keywords of the processor that are arguments of this function.
-_OWN = ("text", "images", "videos", "add_special_tokens", "padding", "padding_side", "return_tensors")
+_OWN = ("text", "images", "videos", "add_special_tokens", "padding", "padding_side", "return_tensors", "with_places")
 OPTIONS = tuple(
     name for name in inspect.signature(MiniCPMV46Processor.__call__).parameters if name not in ("self", *_OWN)
 )
@@ -72,23 +72,13 @@ def prepare_inputs(
         add_special_tokens=add_special_tokens,
         padding=padding,
         padding_side=padding_side,
+        # mlx-vlm's prefix cache knows pictures by `pixel_values` alone. Without the places, blank pictures of one area
+        # but of other shapes are the same to it.
+        with_places=True,
         **options,
     )
-    arrays = dict(inputs)
-    if "pixel_values" in arrays:
-        arrays["pixel_values"] = with_places(arrays["pixel_values"], arrays["image_units"])
     # Evaluated here: mlx-vlm's server prepares requests on threads of their own.
-    return {name: mx.array(value) if isinstance(value, np.ndarray) else value for name, value in arrays.items()}
-
-
-def with_places(pixel_values: np.ndarray, image_units: np.ndarray) -> np.ndarray:
-    """Patches with two more columns, each patch's row and column in its unit; the model passes over them.
-
-    mlx-vlm's prefix cache knows pictures by `pixel_values` alone. Without the places, blank pictures of one area but
-    of other shapes are the same to it.
-    """
-    places = [np.indices((rows, cols)).reshape(2, -1).T for rows, cols in image_units[:, :2].tolist()]
-    return np.concatenate([pixel_values, np.concatenate(places).astype(pixel_values.dtype)], axis=1)
+    return {name: mx.array(value) if isinstance(value, np.ndarray) else value for name, value in inputs.items()}
 
 
 def training_inputs(
@@ -124,9 +114,11 @@ def _given(media: Any) -> Any:
     return None if media is not None and hasattr(media, "__len__") and len(media) == 0 else media
 
 
-def _fit(image: np.ndarray, box: tuple[int, int], name: str) -> Image.Image:
+def _fit(image: Image.Image, box: tuple[int, int], name: str) -> Image.Image:
     """mlx-vlm's `--resize-shape`: the largest size of the image's shape within `box` = (width, height)."""
-    height, width, _ = image.shape
+    width, height = image.size
     if min(box[0] / width, box[1] / height) * min(width, height) < 1:
         raise ValueError(f"{name}: resize_shape {tuple(box)} leaves no pixel of {width}x{height} (width x height)")
-    return resize_image(Image.fromarray(image), box)
+    fitted: Image.Image = resize_image(image, box)
+    fitted.info.pop("transparency", None)  # the image is opaque since it was read
+    return fitted

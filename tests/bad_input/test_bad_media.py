@@ -75,6 +75,13 @@ def test_image_array(ours: MiniCPMV46Processor, value: Any, words: tuple[str, ..
     refuse(lambda: ours(IMAGE, images=[value]), "image 0", *words)
 
 
+def test_images_as_mlx_arrays(ours: MiniCPMV46Processor) -> None:
+    """Arrays that are not evaluated yet, which only this thread can do."""
+    expected = ours(IMAGE * 2, images=[PIXELS, 255 - PIXELS])
+    inputs = ours(IMAGE * 2, images=[mx.array(PIXELS) * 1, 255 - mx.array(PIXELS)])
+    np.testing.assert_array_equal(inputs["pixel_values"], expected["pixel_values"])
+
+
 @pytest.mark.parametrize(
     ("size", "mode", "grid", "tokens"),
     [
