@@ -50,7 +50,7 @@ class Attention(nn.Module):
         offset = 0 if cache is None else cache.offset
         if keep is None or keep >= length:
             inputs = (self.q_proj, self.k_proj, self.v_proj)
-            q_gate, k, v = self._inputs(x, inputs, may_build=cache is not None)
+            q_gate, k, v = self._inputs(x, inputs, generating=cache is not None)
             q, gate = mx.split(q_gate.reshape(batch, length, heads, -1), 2, axis=-1)
             qk = mx.concatenate([q, k.reshape(batch, length, kv_heads, -1)], axis=2)
             q, k = mx.split(self._normalize_rotate(qk, self._is_q, offset), [heads], axis=1)
@@ -86,8 +86,8 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
         self._inputs = Stack()
 
-    def __call__(self, x: mx.array, may_stack: bool) -> mx.array:
-        gate, up = self._inputs(x, (self.gate_proj, self.up_proj), may_build=may_stack)
+    def __call__(self, x: mx.array, generating: bool) -> mx.array:
+        gate, up = self._inputs(x, (self.gate_proj, self.up_proj), generating=generating)
         return self.down_proj(swiglu(gate, up))
 
 
@@ -124,7 +124,7 @@ class DecoderLayer(nn.Module):
         else:
             r = self.self_attn(x.astype(dtype), mask, cache, keep)
         h = add_residual(h if keep is None else h[:, -keep:], r)
-        r = self.mlp(self.post_attention_layernorm(h).astype(dtype), may_stack=cache is not None)
+        r = self.mlp(self.post_attention_layernorm(h).astype(dtype), generating=cache is not None)
         return add_residual(h, r)
 
 

@@ -74,7 +74,7 @@ class GatedDeltaNet(nn.Module):
         """x [batch, length, hidden], zero where `mask`, bool [batch, length], is False for padding."""
         batch, length, _ = x.shape
         inputs = (self.in_proj_qkv, self.in_proj_z, self.in_proj_b, self.in_proj_a)
-        qkv, z, b, a = self._inputs(x, inputs, may_build=cache is not None)
+        qkv, z, b, a = self._inputs(x, inputs, generating=cache is not None)
 
         keys = self.key_heads * self.key_dim
         qk, v = mx.split(self._convolve(qkv, cache), [2 * keys], axis=-1)

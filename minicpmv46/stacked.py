@@ -3,8 +3,9 @@
 A decode step of a small model costs what its kernel launches cost. `in_proj_qkv|z|b|a`, `q|k|v` and `gate|up` read
 the same input, so their rows can stand in one matrix. The module tree keeps the checkpoint's names: each projection's
 weight becomes a view of its rows, so that nothing is stored twice, and saving, converting, LoRA and training see what
-they know. A stack is made for generation only and holds for the very arrays that it was made of. Where anything is
-replaced (an update, an adapter, quantization), the projections run on their own until the next generation.
+they know. Stacks serve generation only: without a cache each projection is called itself, as calibration and training
+expect. A stack holds for the very arrays that it was made of, and is made anew where one of them was replaced (by an
+update, an adapter, quantization).
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from itertools import chain
 import mlx.core as mx
 import mlx.nn as nn
 
+# Layers that can be stacked, and their own way of being called.
+_PLAIN: dict[type[nn.Module], object] = {layer: layer.__call__ for layer in (nn.Linear, nn.QuantizedLinear)}
+
 
 @dataclass(frozen=True)
 class _Built:
     """What was made of some projections.
 
     Attributes:
-        identity: ids of the projections' arrays.
+        identity: ids of the projections' arrays and of the function that calls them.
         arrays: those arrays; held, so that no other array can get their ids.
         product: all rows in one layer; None where the projections cannot be stacked.
         ends: row at which each projection but the last ends.
@@ -40,34 +44,39 @@ class Stack:
     def __init__(self) -> None:
         self._built: _Built | None = None
 
-    def __call__(self, x: mx.array, projections: tuple[nn.Module, ...], may_build: bool) -> list[mx.array]:
+    def __call__(self, x: mx.array, projections: tuple[nn.Module, ...], generating: bool) -> list[mx.array]:
         """Output of each projection.
 
         Args:
             x: [..., input].
             projections: as the module tree has them now.
-            may_build: make the stack where there is none for these projections; else they run on their own.
+            generating: use the stack, and make it where there is none for these projections.
         """
         built = self._built  # read once: several threads may generate
-        if built is None or built.identity != _identity(projections):
-            if not may_build:
-                self._built = None
-                return [projection(x) for projection in projections]
+        if built is not None and built.identity != _identity(projections):
+            built = self._built = None
+        if not generating:
+            return [projection(x) for projection in projections]
+        if built is None:
             built = self._built = _build(projections)
         if built.product is None:
             return [projection(x) for projection in projections]
         return list(mx.split(built.product(x), built.ends, axis=-1))
 
 
+def _arrays(projections: tuple[nn.Module, ...]) -> tuple[object, ...]:
+    return tuple(chain.from_iterable(projection.values() for projection in projections))
+
+
 def _identity(projections: tuple[nn.Module, ...]) -> tuple[int, ...]:
-    return tuple(map(id, chain.from_iterable(projection.values() for projection in projections)))
+    # mlx-vlm's calibration replaces the function to see what each layer is given.
+    return id(type(projections[0]).__call__), *map(id, _arrays(projections))
 
 
 def _build(projections: tuple[nn.Module, ...]) -> _Built:
     """Stack the rows of `projections` and make their arrays views of them."""
     if not _can_stack(projections):
-        arrays = tuple(chain.from_iterable(projection.values() for projection in projections))
-        return _Built(_identity(projections), arrays, None)
+        return _Built(_identity(projections), _arrays(projections), None)
     rows = [projection["weight"].shape[0] for projection in projections]
     ends = [sum(rows[: i + 1]) for i in range(len(rows))]
     product = copy(projections[0])
@@ -79,8 +88,7 @@ def _build(projections: tuple[nn.Module, ...]) -> _Built:
             projection[name] = part
     # Started here, so that the arrays that were stacked are freed one stack after another.
     mx.async_eval([list(layer.values()) for layer in (product, *projections)])
-    arrays = tuple(chain.from_iterable(projection.values() for projection in projections))
-    return _Built(_identity(projections), arrays, product, tuple(ends[:-1]))
+    return _Built(_identity(projections), _arrays(projections), product, tuple(ends[:-1]))
 
 
 def _can_stack(projections: tuple[nn.Module, ...]) -> bool:
@@ -92,5 +100,5 @@ def _can_stack(projections: tuple[nn.Module, ...]) -> bool:
         return type(layer), form, arrays
 
     first = kind(projections[0])
-    plain = first[0] in (nn.Linear, nn.QuantizedLinear)
+    plain = _PLAIN.get(type(projections[0])) is type(projections[0]).__call__
     return plain and all(kind(projection) == first for projection in projections[1:])

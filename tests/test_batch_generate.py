@@ -22,6 +22,8 @@ from mlx_vlm.utils import prepare_inputs
 from pictures import MEDIA, Clip, Picture, media_of
 from tiny import STOP_TOKENS
 
+from minicpmv46.plugin import batches
+
 NEW_TOKENS = 10
 
 
@@ -228,6 +230,66 @@ def test_random_batch_generate(loaded: tuple[Any, Any], seed: int) -> None:
     requests = [Request(text, image, options=SMALL) for text, image in zip(ROWS, images, strict=False)]
     expected = [lone(loaded, request, limit).text for request, limit in zip(requests, limits, strict=True)]
     assert batch.texts == expected
+
+
+def test_pictures_of_different_sizes_make_one_batch(loaded: tuple[Any, Any], encodings: list[int]) -> None:
+    """Without `group_by_shape`, which keeps its meaning where it is given; rows keep their limits and processors."""
+    model, processor = loaded
+    small = processor.with_defaults(scale_resolution=112)
+    pictures = (SLICED, ONE_UNIT, STRIP, PICTURES[2])  # three shapes
+    images = [picture.load() for picture in pictures]
+
+    def never(token: int) -> Callable[[mx.array, mx.array], mx.array]:
+        return lambda tokens, logits: mx.where(mx.arange(logits.shape[-1]) == token, -mx.inf, logits)
+
+    requests = [Request(text, (picture,), options=SMALL) for text, picture in zip(ROWS, pictures, strict=False)]
+    requests += [Request(text) for text in ROWS[4:6]]  # without a picture: a batch of their own
+    limits = [9, 4, 7, 8, 5, 6]
+    banned = [never(lone(loaded, request, 1).token_ids[0]) for request in requests]
+
+    def batch(**options: Any) -> list[str]:
+        encodings.clear()
+        processors = {"logits_processors": [[ban] for ban in banned]}
+        rows = {"images": images, "prompts": ROWS[:6], "max_tokens": limits, **processors}
+        return batch_generate(model, small, **rows, **options).texts
+
+    texts = batch()
+    assert len(encodings) == 1
+    assert batch(group_by_shape=True) == texts and len(encodings) == 3
+    assert batch(group_by_shape=False) == texts and len(encodings) == 1
+    encodings.clear()
+    assert batch_generate(model, small, images, None, ROWS[:4], 2, False, True).texts and len(encodings) == 3
+    for text, request, limit, ban in zip(texts, requests, limits, banned, strict=True):
+        media = {"image": [picture.load() for picture in request.images]} if request.images else {}
+        alone = generate(
+            model,
+            small,
+            question(*loaded, request),
+            max_tokens=limit,
+            temperature=0.0,
+            logits_processors=[ban],
+            **media,
+        )
+        assert text == alone.text
+        assert text != lone(loaded, request, limit).text
+
+
+def test_many_pictures_make_several_batches(
+    loaded: tuple[Any, Any], encodings: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch has a bound, so that memory has one; the order of the answers is that of the pictures."""
+    model, processor = loaded
+    small = processor.with_defaults(scale_resolution=112)
+    images = [picture.load() for picture in (STRIP, ONE_UNIT, SLICED, PICTURES[2], ONE_UNIT)]
+    expected = [
+        batch_generate(model, small, [image], prompts=[text], max_tokens=5).texts[0]
+        for image, text in zip(images, ROWS[:5], strict=True)
+    ]
+    images[3] = np.asarray(images[3])  # has no height and width of its own
+    monkeypatch.setattr(batches, "MAX_ROWS", 2)
+    encodings.clear()
+    assert batch_generate(model, small, images=images, prompts=ROWS[:5], max_tokens=5).texts == expected
+    assert len(encodings) == 3
 
 
 @pytest.mark.parametrize("scheme", ["uniform 8", "turboquant 8"])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from loading import load_model
 from mlx.utils import tree_flatten, tree_map
+from mlx_vlm.quant.calibration import collect_activation_stats
 from mlx_vlm.trainer.peft.lora_layers import LoRALinear
 
 from minicpmv46 import stacked
@@ -136,6 +137,16 @@ def test_gradients_after_generation(fresh: Model, training: bool) -> None:
         np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-5 * np.abs(value).max() + 1e-12, err_msg=name)
 
 
+def test_calibration_sees_every_layer(fresh: Model) -> None:
+    """mlx-vlm's AWQ looks at what each `nn.Linear` is given, also of a model that has generated, with a cache too."""
+    lm = fresh.language_model
+    expected = generated(fresh)
+    linears = {path for path, module in lm.named_modules() if isinstance(module, nn.Linear)}
+    assert collect_activation_stats(lm, lambda: mx.eval(lm(IDS).logits)).keys() == linears
+    assert collect_activation_stats(lm, lambda: mx.eval(generated(fresh))).keys() == linears
+    assert_close(generated(fresh), expected)
+
+
 def test_stale_stacks_are_let_go(fresh: Model) -> None:
     """Where weights were replaced, a call that may build none does not keep the old ones alive."""
     mlp = fresh.language_model.layers[0].mlp
@@ -166,7 +177,7 @@ def test_what_can_be_stacked(changes: dict[str, Any], stacks: bool, built: list[
     expected = [projection(x) for projection in projections]
     stack = Stack()
     for _ in range(2):
-        for out, value in zip(stack(x, projections, may_build=True), expected, strict=True):
+        for out, value in zip(stack(x, projections, generating=True), expected, strict=True):
             assert_close(out, value)
     assert built == [stacks]
 
@@ -176,6 +187,6 @@ def test_formats_without_biases(mode: str, built: list[bool]) -> None:
     projections = tuple(nn.QuantizedLinear.from_linear(nn.Linear(64, rows, bias=False), mode=mode) for rows in (32, 96))
     x = mx.random.normal((5, 64))
     expected = [projection(x) for projection in projections]
-    for out, value in zip(Stack()(x, projections, may_build=True), expected, strict=True):
+    for out, value in zip(Stack()(x, projections, generating=True), expected, strict=True):
         assert_close(out, value)
     assert built == [True]

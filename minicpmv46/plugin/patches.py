@@ -8,9 +8,6 @@ of our checkpoints is loaded, since importing mlx-vlm for another model must not
 import functools
 import importlib
 import inspect
-import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,12 +15,20 @@ from typing import Any
 from minicpmv46.config import MODEL_TYPE
 from minicpmv46.plugin import compat
 from minicpmv46.plugin.hook import ARCHITECTURE
+from minicpmv46.plugin.routing import (
+    MARK,
+    Function,
+    argument,
+    checkpoint_model_type,
+    declared_model_type,
+    folder_model_type,
+    is_our_model,
+    is_our_processor,
+    replace,
+)
 
 HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
-MARK = "__minicpmv46__"
 PROJECTOR = "multi_modal_projector"  # mlx-vlm's most general name for what joins vision to text
-
-Function = Callable[..., Any]
 
 
 def patch_utils(utils: ModuleType) -> None:
@@ -66,6 +71,16 @@ def patch_quantization(quant_utils: ModuleType) -> None:
     Where the function is not there, every matrix of the decoder gets the bits asked for.
     """
     replace(quant_utils, "quantize_model", with_form)
+
+
+def patch_batches(ar: ModuleType) -> None:
+    """Make `mlx_vlm.generate.ar` read pictures of different sizes in one batch.
+
+    `compat` does not ask for it: without it the answers are the same, one picture after the other.
+    """
+    if callable(getattr(ar, "group_images_by_shape", None)):
+        replace(ar, "group_images_by_shape", grouped)
+        replace(ar, "batch_generate", of_any_sizes)
 
 
 def patch_adapters(adapters: ModuleType) -> None:
@@ -170,6 +185,34 @@ def routed_inputs(name: str, original: Function) -> Function:
     return inputs
 
 
+def of_any_sizes(original: Function) -> Function:
+    """`batch_generate`, which makes a batch of each size of picture; where `group_by_shape` is given it decides."""
+    parameters = inspect.signature(original).parameters
+
+    def batch_generate(*args: Any, **kwargs: Any) -> Any:
+        named = {**dict(zip(parameters, args, strict=False)), **kwargs}
+        if not is_our_processor(named.get("processor")) or "group_by_shape" in named:
+            return original(*args, **kwargs)
+        from minicpmv46.plugin.batches import any_sizes
+
+        token = any_sizes.set(True)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            any_sizes.reset(token)
+
+    return batch_generate
+
+
+def grouped(original: Function) -> Function:
+    def group_images_by_shape(images: Any, *args: Any, **kwargs: Any) -> Any:
+        from minicpmv46.plugin.batches import any_sizes, group_images
+
+        return group_images(images) if any_sizes.get() else original(images, *args, **kwargs)
+
+    return group_images_by_shape
+
+
 def with_mergers(original: Function) -> Function:
     """`unfreeze_modules`, which `--train-vision` calls with a list of towers and projectors that lacks our mergers."""
 
@@ -262,65 +305,3 @@ def routed_arguments(original: Function) -> Function:
         return with_processor_options(original(*args, **kwargs), options)
 
     return _build_gen_args
-
-
-def replace(module: ModuleType, name: str, make: Callable[[Function], Function]) -> None:
-    """Replace `module.name` by `make(original)`, and wherever else the original was imported by name."""
-    original = getattr(module, name, None)
-    if not callable(original) or getattr(original, MARK, False):
-        return
-    replacement = functools.wraps(original)(make(original))
-    setattr(replacement, MARK, True)
-    for other in list(sys.modules.values()):
-        if isinstance(other, ModuleType):
-            for bound in [key for key, value in dict(vars(other)).items() if value is original]:
-                setattr(other, bound, replacement)
-
-
-def argument(function: Function, position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The argument that `function` takes at `position`, however it was passed; None if it was not."""
-    if position < len(args):
-        return args[position]
-    names = list(inspect.signature(function).parameters)
-    return kwargs.get(names[position]) if position < len(names) else None
-
-
-def is_our_model(model: object) -> bool:
-    # Without importing our model, as below.
-    ours = getattr(sys.modules.get("minicpmv46.model"), "Model", None)
-    return ours is not None and isinstance(model, ours)
-
-
-def is_our_processor(processor: object) -> bool:
-    # Without importing our processor for the sake of other models: while it is not loaded, none exists.
-    ours = getattr(sys.modules.get("minicpmv46.processing"), "MiniCPMV46Processor", None)
-    return ours is not None and isinstance(processor, ours)
-
-
-def declared_model_type(config: object) -> str | None:
-    """The model type of a config, a dict or an object, in lower case as mlx-vlm compares it."""
-    value = config.get("model_type") if isinstance(config, dict) else getattr(config, "model_type", None)
-    return value.lower() if isinstance(value, str) else None
-
-
-def folder_model_type(folder: Path) -> str | None:
-    """The model type in a checkpoint's config.json.
-
-    None where it cannot be read: the caller then goes on to the original, which has its own words for it.
-    """
-    try:
-        return declared_model_type(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return None
-
-
-def checkpoint_model_type(path: str | Path, hub: dict[str, Any]) -> str | None:
-    """The same of a folder or of a repository on the hub."""
-    if Path(path).is_dir():
-        return folder_model_type(Path(path))
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return folder_model_type(Path(hf_hub_download(str(path), "config.json", **hub)).parent)
-    except (OSError, ValueError):
-        return None
