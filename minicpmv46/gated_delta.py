@@ -81,7 +81,8 @@ def chunked(
     def split(x: mx.array) -> mx.array:
         """[B, T, H, ...] to [B, H, chunks, size, ...]; the padding has beta 0 and g 0 and changes nothing."""
         x = mx.pad(x, [(0, 0), (0, chunks * size - length)] + [(0, 0)] * (x.ndim - 2))
-        return mx.moveaxis(x.reshape(batch, chunks, size, *x.shape[2:]), 3, 1)
+        x = mx.moveaxis(x.reshape(batch, chunks, size, *x.shape[2:]), 3, 1)
+        return mx.contiguous(x)  # copied once here, not for every product
 
     q, k, v, g, beta = map(split, (q, k, v, g, beta))
     beta = beta[..., None]
