@@ -9,6 +9,7 @@ Positions, lengths and padding live in the caches, nothing of a request is kept 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -19,7 +20,7 @@ from mlx_vlm.models.cache import ArraysCache, KVCache
 from .config import TextConfig
 from .fused import add_residual, masked_cast, scaled_cast, sigmoid_gate, swiglu
 from .linear_attention import GatedDeltaNet
-from .padding import masks_without_cache, padding_mask
+from .padding import Padding, masks_without_cache, take_padding
 from .stacked import Stack
 
 
@@ -106,26 +107,30 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
-    def __call__(self, h: mx.array, mask: Any, cache: Any, dtype: mx.Dtype, keep: int | None = None) -> mx.array:
+    def __call__(
+        self, h: mx.array, attention_mask: Any, padding: Padding, cache: Any, dtype: mx.Dtype, keep: int | None = None
+    ) -> mx.array:
         """One layer.
 
         Args:
             h: float32 [batch, length, hidden].
-            mask: bool [batch, length] for a delta net, an attention mask otherwise.
+            attention_mask: for attention; a delta net takes that of `padding`.
+            padding: of these tokens.
             cache: this layer's entry of the cache, or None.
             dtype: in which the blocks compute.
             keep: number of last positions to return, for the last layer; None returns all.
         """
         x = self.input_layernorm(h)
         if self.is_linear:
+            mask = padding.mask
             x = x.astype(dtype) if mask is None else masked_cast(dtype)(x, mask[..., None])
             r = self.linear_attn(x, mask, cache)
             r = r if keep is None else r[:, -keep:]
         else:
-            r = self.self_attn(x.astype(dtype), mask, cache, keep)
+            r = self.self_attn(x.astype(dtype), attention_mask, cache, keep)
         h = add_residual(h if keep is None else h[:, -keep:], r)
-        r = self.mlp(self.post_attention_layernorm(h).astype(dtype), generating=cache is not None)
-        return add_residual(h, r)
+        x = self.post_attention_layernorm(h).astype(dtype)
+        return add_residual(h, padding.skip(partial(self.mlp, generating=cache is not None), x))
 
 
 class Decoder(nn.Module):
@@ -154,19 +159,21 @@ class Decoder(nn.Module):
             keep: number of last positions to return; None returns all. The caches take in all of them.
         """
         if cache is None:
-            attention_mask, delta_mask = masks_without_cache(embeds, mask)
+            attention_mask, padding = masks_without_cache(embeds, mask)
         else:
             attention = [entry for entry, kind in zip(cache, self._kinds, strict=True) if kind == "full_attention"]
             delta = [entry for entry, kind in zip(cache, self._kinds, strict=True) if kind == "linear_attention"]
             attention_mask = create_attention_mask(embeds, attention[0]) if attention else None
-            delta_mask = padding_mask(delta, embeds.shape[1]) if delta else None
+            padding = take_padding(delta, embeds.shape[1]) if delta else Padding()
 
         h = embeds.astype(mx.float32)
         *first, last = zip(self.layers, cache or [None] * len(self.layers), strict=True)
         for layer, entry in first:
-            h = layer(h, delta_mask if layer.is_linear else attention_mask, entry, embeds.dtype)
+            h = layer(h, attention_mask, padding, entry, embeds.dtype)
+        # The last layer often works on one position a row. It passes over no padding, so that what comes out for a
+        # position does not depend on how many are asked for.
         layer, entry = last
-        return layer(h, delta_mask if layer.is_linear else attention_mask, entry, embeds.dtype, keep)
+        return layer(h, attention_mask, Padding(padding.mask), entry, embeds.dtype, keep)
 
 
 def make_cache(config: TextConfig) -> list[Any]:

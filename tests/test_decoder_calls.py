@@ -10,9 +10,9 @@ import pytest
 from mlx_vlm.generate.ar import _left_pad_prompts, _make_cache
 
 from minicpmv46.config import TextConfig
-from minicpmv46.decoder import Decoder, make_cache
+from minicpmv46.decoder import MLP, Decoder, make_cache
 from minicpmv46.model import LanguageModel, Model
-from minicpmv46.padding import padding_mask
+from minicpmv46.padding import take_padding
 
 ROWS = [[5, 6, 7, 8, 9, 10, 11], [12, 13], [14, 15, 16, 17]]
 PADDING = [0, 5, 3]
@@ -78,9 +78,23 @@ def test_padding_is_masked_until_it_ends(lm: LanguageModel, pieces: tuple[int, .
         assert (left is None) == (start >= max(PADDING)), start
     delta = [entry for entry, kind in zip(state, lm.config.layer_types, strict=True) if kind == "linear_attention"]
     assert len(delta) == 6 and all(entry.left_padding is None for entry in delta)
-    assert padding_mask(delta, 1) is None
+    assert take_padding(delta, 1).mask is None
     step = lm(mx.array([[20], [21], [22]]), cache=state).logits
     for row, prompt in enumerate(ROWS):
         alone = lm.make_cache()
         assert_close(logits[row, -1], lm(mx.array([prompt]), cache=alone).logits[0, -1])
         assert_close(step[row], lm(mx.array([[20 + row]]), cache=alone).logits[0])
+
+
+def test_no_work_on_padding(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The MLPs of a padded prompt see its tokens only, in every layer but the last, which sees one position a row."""
+    shapes = []
+    mlp = MLP.__call__
+
+    def counted(self: MLP, x: mx.array, generating: bool) -> mx.array:
+        shapes.append(x.shape[:-1])
+        return mlp(self, x, generating)
+
+    monkeypatch.setattr(MLP, "__call__", counted)
+    lm(_left_pad_prompts(ROWS, max_length=7), cache=_make_cache(lm, PADDING), logits_to_keep=1)
+    assert shapes == [(sum(map(len, ROWS)),)] * 7 + [(3, 1)]
