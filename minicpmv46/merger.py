@@ -11,6 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .config import MiniCPMV46Config, VisionConfig
+from .fused import gelu_tanh
 from .vision import Grid, VisionAttention
 
 # Both mergers take squares of two by two tokens.
@@ -45,7 +46,7 @@ class WindowAttentionMerger(nn.Module):
         units, length, dim = x.shape
         x = windows(x, grid).reshape(-1, WINDOW, dim)
         x = x + self.self_attn(self.layer_norm1(x))
-        r = self.linear_2(nn.gelu_approx(self.linear_1(self.pre_norm(x.reshape(-1, WINDOW * dim)))))
+        r = self.linear_2(gelu_tanh(self.linear_1(self.pre_norm(x.reshape(-1, WINDOW * dim)))))
         return (x.mean(axis=1) + r).reshape(units, length // WINDOW, dim)
 
 

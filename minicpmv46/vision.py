@@ -15,6 +15,7 @@ import mlx.nn as nn
 from mlx_vlm.models.base import chunked_attention, ensure_fused_sdpa
 
 from .config import VisionConfig
+from .fused import gelu_tanh
 
 Grid = tuple[int, int]
 
@@ -61,7 +62,7 @@ class VisionMLP(nn.Module):
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.fc2(nn.gelu_approx(self.fc1(x)))
+        return self.fc2(gelu_tanh(self.fc1(x)))
 
 
 class EncoderLayer(nn.Module):
