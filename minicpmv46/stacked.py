@@ -86,8 +86,9 @@ def _build(projections: tuple[nn.Module, ...]) -> _Built:
         product[name] = whole
         for projection, part in zip(projections, mx.split(whole, ends[:-1]), strict=True):
             projection[name] = part
-    # Started here, so that the arrays that were stacked are freed one stack after another.
-    mx.async_eval([list(layer.values()) for layer in (product, *projections)])
+    # Waited for, once for each stack, so that its parts are freed before the next one is made: without it the first
+    # generation takes 0.5 GB more at real size.
+    mx.eval([list(layer.values()) for layer in (product, *projections)])
     return _Built(_identity(projections), _arrays(projections), product, tuple(ends[:-1]))
 
 

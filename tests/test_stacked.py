@@ -92,6 +92,21 @@ def test_names_values_and_memory_stay(fresh: Model) -> None:
     assert mx.get_active_memory() - held > weight  # that the measure sees a copy
 
 
+def test_memory_while_stacking() -> None:
+    """Stacks are made one after another: never all weights twice."""
+    pairs = [(nn.Linear(1024, 512, bias=False), nn.Linear(1024, 512, bias=False)) for _ in range(16)]
+    mx.eval([projection.parameters() for pair in pairs for projection in pair])
+    stacks = [Stack() for _ in pairs]
+    x = mx.ones((1, 1024))
+    mx.eval(x)
+    one = sum(projection.weight.nbytes for projection in pairs[0])
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    held = mx.get_active_memory()
+    mx.eval([stack(x, pair, generating=True) for stack, pair in zip(stacks, pairs, strict=True)])
+    assert one <= mx.get_peak_memory() - held < 3 * one
+
+
 @pytest.mark.parametrize("change", ["update", "assignment", "set_dtype", "quantize", "lora"])
 def test_what_is_replaced_is_used(fresh: Model, change: str) -> None:
     """After each way in which weights or layers change, generation gives what the changed model gives."""
