@@ -22,8 +22,9 @@ class Padding:
 
     Attributes:
         mask: bool [batch, length], False for padding; None without any.
-        tokens: int32 [tokens], places of the others among batch * length; None where they are not known on the host.
-        places: int32 [batch * length], which of `tokens` stands at each place; any one where there is padding.
+        tokens: int32 [tokens], positions of what is not padding, counted through all rows; None where the host does
+            not know them.
+        places: int32 [batch * length], for each position its index in `tokens`; any index where there is padding.
     """
 
     mask: mx.array | None = None
