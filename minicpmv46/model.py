@@ -32,7 +32,7 @@ SPECULATIVE_ARGUMENTS = ("capture_layer_ids", "return_hidden", "return_shared_kv
 NO_SPECULATION = "MiniCPM-V 4.6 has no drafter and takes none (speculative decoding): leave the draft model out"
 
 # Units of one grid are encoded together up to this many patches, one slice of 448 pixels: without a fused kernel its
-# attention scores are 67 MB a layer, and products of so many rows already run at full speed. Small crops share a run.
+# attention scores are 67 MB a layer. On the CPU eight slices at once were no faster. Small crops share a run.
 MAX_BATCH_PATCHES = 1024
 
 

@@ -52,8 +52,8 @@ def take_padding(caches: Sequence[ArraysCache], length: int) -> Padding:
     """Padding on either side among the next `length` tokens.
 
     Left padding that ends within these tokens is taken from the caches, so that later steps make no mask. All caches
-    of a model have the same padding. It is read on the host, once a piece of a prompt: mlx-vlm makes it from a list,
-    so that reading waits for no computation of the model.
+    of a model have the same padding. It is read on the host, once a piece of a prompt and not in decoding: mlx-vlm
+    makes it from a list, and no more than subtractions follow, so that reading does not need the model's results.
     """
     cache = caches[0]
     mask = cache.make_mask(length)
