@@ -48,7 +48,7 @@ MXFP8 = Form(32, 8, "mxfp8")
 # 35 % of the decoder's weights, and what bears few bits best.
 MLP = Row()
 # 34 %. On the demo checkpoint six bits here with four elsewhere were hardly better than four everywhere. Affine bits
-# are finer than mxfp8 for their size, so the embedding is affine in all modes; `--quantize-activations` leaves it alone.
+# are finer than mxfp8 for their size, so the embedding is affine in every mode; `--quantize-activations` leaves it be.
 EMBEDDING = Row(1, {"mxfp4": Form(64, 5), "nvfp4": Form(64, 5), "mxfp8": Form(64, 8)})
 HEAD = Row(1, {"mxfp4": Form(64, 5), "nvfp4": MXFP8})
 # 20 %. They write the state, and the small `in_proj_b` decides how much of it is replaced.
