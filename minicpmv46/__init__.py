@@ -1,8 +1,8 @@
 """MiniCPM-V 4.6 for mlx-vlm.
 
 Importing this package makes mlx-vlm use it for checkpoints whose `model_type` is `minicpmv4_6`. The wheel's
-`.pth` line does that import in every interpreter, so this file imports nothing that Python has not loaded
-already and only waits for mlx-vlm. `MINICPMV46_DISABLE=1` leaves mlx-vlm as it was.
+`.pth` line does that in every interpreter, so this file imports nothing that Python has not loaded already and only
+waits for mlx-vlm. `MINICPMV46_DISABLE=1` leaves mlx-vlm as it was.
 """
 
 import os
@@ -10,12 +10,20 @@ import sys
 
 TYPE_CHECKING = False  # as type checkers read it; importing `typing` would cost more than this whole file
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from minicpmv46.processing import MiniCPMV46Processor as MiniCPMV46Processor
     from minicpmv46.slicing import plan_slices as plan_slices
 
 __version__ = "0.1.0"
 
 _HOMES = {"MiniCPMV46Processor": "minicpmv46.processing", "plan_slices": "minicpmv46.slicing"}
+
+# Values of MINICPMV46_DISABLE, in lower case; `guard.py` knows the first ones too.
+_ENABLE = ("", "0", "false", "no", "off", "n", "f")
+_DISABLE = ("1", "true", "yes", "on", "y", "t")
+
+read_by_site = False  # whether this interpreter reads our `.pth` line
 
 
 def __getattr__(name: str) -> object:
@@ -31,31 +39,63 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_HOMES})
 
 
+def stand_back(error: Exception) -> None:
+    """Leave mlx-vlm to other models after a failure of ours, which must not become one of theirs."""
+    try:
+        from minicpmv46.guard import install
+
+        install(error)
+    except Exception as second:  # the guard is damaged too
+        print(f"minicpmv46 is damaged and not used: {error}; {second}", file=sys.stderr)
+
+
+def _take_over() -> None:
+    from minicpmv46.plugin.hook import install
+
+    install()
+
+
+def _warn_of_value() -> None:
+    from minicpmv46.guard import tell
+
+    value = os.environ["MINICPMV46_DISABLE"][:20]
+    tell(f"MINICPMV46_DISABLE={value!r} is neither 1 nor 0, so minicpmv46 is not used; 0 uses it, 1 ends this warning")
+
+
+def _carefully(act: "Callable[[], None]") -> None:
+    try:
+        act()
+    except Exception as error:
+        stand_back(error)
+
+
 class _Trigger:
-    """A finder that finds nothing, and installs the import hook when mlx-vlm is about to be imported."""
+    """A finder that finds nothing, and acts when mlx-vlm is about to be imported."""
 
-    @staticmethod
-    def find_spec(fullname: str, path: object = None, target: object = None) -> None:
+    def __init__(self, act: "Callable[[], None]") -> None:
+        self.act = act
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
         if fullname == "mlx_vlm":
-            try:
-                from minicpmv46.plugin.hook import install
-            except ImportError as error:  # half of this package is gone: mlx-vlm serves other models still
-                import warnings
-
-                warnings.warn(f"minicpmv46 is damaged and not used: {error}", RuntimeWarning, stacklevel=2)
-            else:
-                install()
+            _carefully(self.act)
 
 
 def register() -> None:
     """Take over `minicpmv4_6` in mlx-vlm, imported already or not. Calling it again changes nothing."""
     if "mlx_vlm" in sys.modules:
-        from minicpmv46.plugin.hook import install
-
-        install()
-    elif _Trigger not in sys.meta_path:
-        sys.meta_path.insert(0, _Trigger)
+        _carefully(_take_over)
+    elif not any(type(finder).__module__ == __name__ for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Trigger(_take_over))
 
 
-if os.environ.get("MINICPMV46_DISABLE", "") in ("", "0"):
+_value = os.environ.get("MINICPMV46_DISABLE", "").strip().lower()
+if _value in _ENABLE:
     register()
+elif _value not in _DISABLE:
+    sys.meta_path.insert(0, _Trigger(_warn_of_value))
+
+
+def start() -> None:
+    """What the `.pth` line calls. Defined last, so that a file which was cut off anywhere fails there."""
+    global read_by_site
+    read_by_site = True

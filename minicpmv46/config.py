@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 MODEL_TYPE = "minicpmv4_6"
 
@@ -50,6 +50,8 @@ def _known(cls: type[_ConfigT], params: Mapping[str, Any]) -> dict[str, Any]:
 class VisionConfig:
     """SigLIP2 encoder with the window-attention merger; defaults of `MiniCPMV4_6VisionConfig`."""
 
+    model_type: ClassVar[str] = "minicpmv4_6_vision"
+
     hidden_size: int = 768
     intermediate_size: int = 3072
     num_hidden_layers: int = 12
@@ -75,7 +77,7 @@ class VisionConfig:
     @classmethod
     def from_dict(cls, params: Mapping[str, Any]) -> VisionConfig:
         """Build from the `vision_config` section; raises `ValueError` for unsupported values."""
-        _require("vision_config", params, "model_type", "minicpmv4_6_vision")
+        _require("vision_config", params, "model_type", cls.model_type)
         _require("vision_config", params, "hidden_act", "gelu_pytorch_tanh")
         known = _known(cls, params)
         if "window_kernel_size" in known:
@@ -98,6 +100,8 @@ class VisionConfig:
 @dataclass(frozen=True)
 class TextConfig:
     """Qwen3.5 hybrid decoder; defaults of `Qwen3_5TextConfig`."""
+
+    model_type: ClassVar[str] = "qwen3_5_text"
 
     vocab_size: int = 248320
     hidden_size: int = 4096
@@ -144,7 +148,7 @@ class TextConfig:
     @classmethod
     def from_dict(cls, params: Mapping[str, Any]) -> TextConfig:
         """Build from the `text_config` section; raises `ValueError` for unsupported values."""
-        _require("text_config", params, "model_type", "qwen3_5_text")
+        _require("text_config", params, "model_type", cls.model_type)
         _require("text_config", params, "hidden_act", "silu")
         _require("text_config", params, "attn_output_gate", True)
         _require("text_config", params, "mlp_only_layers", [], (), None)

@@ -56,7 +56,7 @@ class LanguageModel(nn.Module):
     def __init__(self, config: MiniCPMV46Config) -> None:
         super().__init__()
         self.config = config.text_config
-        self.model_type = "qwen3_5_text"
+        self.model_type = config.text_config.model_type
         self.model = Decoder(config.text_config)
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
@@ -269,6 +269,10 @@ class Model(nn.Module):
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """Names and layouts of either checkpoint layout to this module tree; idempotent."""
         return rename_weights(weights, self.config.architecture)
+
+    def make_cache(self) -> list[Any]:
+        """An empty cache for one request; programs built on mlx-vlm ask the whole model for it."""
+        return self.language_model.make_cache()
 
     @property
     def layers(self) -> list[DecoderLayer]:

@@ -137,6 +137,7 @@ class VisionModel(nn.Module):
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
+        self.model_type = config.model_type
         self.insert_layer_id = config.insert_layer_id
         self.embeddings = VisionEmbeddings(config)
         self.encoder = Encoder(config)

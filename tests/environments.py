@@ -11,18 +11,20 @@ from pathlib import Path
 OFFLINE = ("--no-index", "--no-deps", "--no-build-isolation")
 
 TAKEN_OVER = """
-    import mlx_vlm.prompt_utils, mlx_vlm.utils
+    import mlx_vlm.prompt_utils, mlx_vlm.utils, transformers
     from importlib.util import find_spec
 
     assert mlx_vlm.utils.MODEL_REMAPPING["minicpmv4_6"] == "minicpmv46"
     assert mlx_vlm.prompt_utils.MODEL_CONFIG["minicpmv4_6"].name == "LIST_WITH_IMAGE_FIRST"
     assert find_spec("mlx_vlm.models.minicpmv46").origin.endswith("arch.py")
     for function in (
-        mlx_vlm.utils.load_model, mlx_vlm.utils.prepare_inputs, mlx_vlm.prompt_utils.apply_chat_template
+        mlx_vlm.utils.load_model,
+        mlx_vlm.utils.prepare_inputs,
+        mlx_vlm.prompt_utils.apply_chat_template,
+        transformers.AutoProcessor.from_pretrained.__func__,
     ):
         original = function.__wrapped__
         assert not hasattr(original, "__wrapped__") and original.__name__ == function.__name__
-    assert type(mlx_vlm.utils.AutoProcessor).__module__ == "minicpmv46.plugin.patches"
 """
 LEFT_ALONE = """
     import sys
@@ -37,6 +39,7 @@ LEFT_ALONE = """
     ):
         assert not hasattr(function, "__wrapped__")
     assert mlx_vlm.utils.AutoProcessor is transformers.AutoProcessor
+    assert not hasattr(transformers.AutoProcessor.from_pretrained, "__minicpmv46_row__")
     assert not any("minicpmv46" in str(finder) for finder in sys.meta_path)
 """
 

@@ -6,7 +6,8 @@ run one by one. Here rows of any sizes share a batch, in parts that bound memory
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -22,7 +23,17 @@ any_sizes: ContextVar[bool] = ContextVar("any_sizes", default=False)
 Groups = tuple[dict[Any, list[Any]], dict[Any, list[int]]]
 
 
-def group_images(images: Sequence[Any]) -> Groups:
+def batch_generate(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """`mlx_vlm.batch_generate`; where the caller gives `group_by_shape`, mlx-vlm divides."""
+    given = inspect.signature(original).bind_partial(*args, **kwargs).arguments
+    token = any_sizes.set("group_by_shape" not in given)
+    try:
+        return original(*args, **kwargs)
+    finally:
+        any_sizes.reset(token)
+
+
+def group_images_by_shape(images: Sequence[Any], disable_grouping: bool = False) -> Groups:
     """Pictures in groups of at most MAX_ROWS, each of similar areas, so that prompts of similar lengths meet.
 
     Returns:

@@ -12,26 +12,14 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 
 from minicpmv46 import __version__
+from minicpmv46.plugin.patches import TABLE, Entry, Need, Patch
+from minicpmv46.plugin.routing import lookup, parameters
 
 MINIMUM = "0.7.9"
 
-NEEDED = {
-    "mlx_vlm.utils": (
-        "MODEL_REMAPPING",
-        "AutoProcessor",
-        "load_image",
-        "load_model",
-        "load_processor",
-        "prepare_inputs",
-        "resize_image",
-        "save_config",
-        "save_weights",
-    ),
-    "mlx_vlm.prompt_utils": (
-        "MODEL_CONFIG",
-        "MessageFormat.LIST_WITH_IMAGE_FIRST",
-        "apply_chat_template",
-    ),
+# What our own modules use, beside the rows of the table.
+USED = {
+    "mlx_vlm.utils": ("AutoProcessor", "load_image", "load_processor", "resize_image"),
     "mlx_vlm.generate.ar": ("generate_step",),
     "mlx_vlm.models.base": (
         "InputEmbeddingsFeatures",
@@ -49,12 +37,7 @@ NEEDED = {
         "KVCache",
     ),
 }
-# What only the processor options of a server's requests need: without it the server answers with the checkpoint's.
-SERVER = {
-    "mlx_vlm.server.generation": ("GenerationArguments.preprocessing_kwargs",),
-    "mlx_vlm.server.request_normalization": ("_build_gen_args",),
-}
-TABLES = ("mlx_vlm.utils.MODEL_REMAPPING", "mlx_vlm.prompt_utils.MODEL_CONFIG")  # written to: must be dicts
+USED_BY_SERVER = {"mlx_vlm.server.generation": ("GenerationArguments.preprocessing_kwargs",)}
 
 
 def problems() -> list[str]:
@@ -66,24 +49,27 @@ def problems() -> list[str]:
     version = release(installed_version(package))
     if version and version < release(MINIMUM):
         found.append(f"it is older than {MINIMUM}")
-    return found + missing(NEEDED)
+    return found + missing("load", USED)
 
 
-def missing(needed: Mapping[str, Sequence[str]]) -> list[str]:
-    """Which modules and attributes are not there, or not what they have to be, a clause each."""
-    found = []
-    for module_name, attributes in needed.items():
-        module = import_or_none(module_name)
-        if module is None:
-            found.append(f"{module_name} is missing")
+def missing(need: Need, used: Mapping[str, Sequence[str]]) -> list[str]:
+    """What rows of a need and `used` ask for and is not there or not what it has to be, a clause each."""
+    rows = [row for row in TABLE if row.need == need]
+    names = [(row.module, row.name) for row in rows]
+    names += [(row.module, row.value_of) for row in rows if isinstance(row, Entry) and row.value_of]
+    names += [(module, name) for module, listed in used.items() for name in listed]
+    modules = {module: import_or_none(module) for module, _ in names}
+    found = [f"{module} is missing" for module, value in modules.items() if value is None]
+    values = {(m, n): lookup(module, n) for m, n in names if (module := modules[m]) is not None}
+    found += [f"{module}.{name} is missing" for (module, name), value in values.items() if value is None]
+    for row in rows:
+        value = values.get((row.module, row.name))
+        if value is None:
             continue
-        for attribute in attributes:
-            name = f"{module_name}.{attribute}"
-            value = lookup(module, attribute)
-            if value is None:
-                found.append(f"{name} is missing")
-            elif name in TABLES and not isinstance(value, dict):
-                found.append(f"{name} is not a dict")
+        if isinstance(row, Entry) and not isinstance(value, dict):
+            found.append(f"{row.module}.{row.name} is not a dict")
+        if isinstance(row, Patch) and row.argument not in parameters(value):
+            found.append(f"{row.module}.{row.name} has no parameter {row.argument}")
     return found
 
 
@@ -100,7 +86,7 @@ def require() -> None:
 
 def warn_of_server() -> None:
     """Warn, in a process of mlx-vlm's server, where it cannot pass the options of a request on."""
-    if "mlx_vlm.server" in sys.modules and (found := missing(SERVER)):
+    if "mlx_vlm.server" in sys.modules and (found := missing("server", USED_BY_SERVER)):
         warnings.warn(
             f"this mlx-vlm's server passes no processor options of a request on: {', '.join(found)}",
             RuntimeWarning,
@@ -125,10 +111,3 @@ def installed_version(package: ModuleType) -> str:
 def release(version: str) -> tuple[int, ...]:
     """The release numbers of a version: 0.7.10 of "0.7.10.dev1"; () where there are none."""
     return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
-
-
-def lookup(module: ModuleType, attribute: str) -> object | None:
-    value: object | None = module
-    for name in attribute.split("."):
-        value = getattr(value, name, None)
-    return value

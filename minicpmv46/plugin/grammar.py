@@ -6,12 +6,18 @@ take the same mask with ordinary operations.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
 from mlx_vlm.structured import LLGuidanceLogitsProcessor
 
 WORD = 32  # tokens in an entry of a bit mask
+
+
+def build_json_schema_logits_processor(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """`mlx_vlm.structured.build_json_schema_logits_processor`, for a tokenizer of ours."""
+    return portable(original(*args, **kwargs))
 
 
 def portable(grammar: LLGuidanceLogitsProcessor) -> LLGuidanceLogitsProcessor:

@@ -1,45 +1,28 @@
 """The import hook through which mlx-vlm finds this package.
 
-mlx-vlm has no entry points, so its tables are patched right after their modules have been executed, and
-`mlx_vlm.models.minicpmv46` resolves to `arch.py` beside this file.
+Rows of the table are applied right after the module that they wait for has been executed, and
+`mlx_vlm.models.minicpmv46` is a module with the names of `arch.py`.
 """
 
+from __future__ import annotations
+
 import sys
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import spec_from_file_location
-from pathlib import Path
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-ARCHITECTURE = "mlx_vlm.models.minicpmv46"
-PATCHES = {
-    "mlx_vlm.generate.ar": "patch_batches",
-    "mlx_vlm.utils": "patch_utils",
-    "mlx_vlm.prompt_utils": "patch_prompt_utils",
-    "mlx_vlm.quant_utils": "patch_quantization",
-    "mlx_vlm.server.request_normalization": "patch_requests",
-    "mlx_vlm.speculative.drafters": "patch_drafters",
-    "mlx_vlm.structured": "patch_structured",
-    "mlx_vlm.trainer.peft.utils": "patch_adapters",
-}
+from minicpmv46 import stand_back
+from minicpmv46.plugin.patches import ARCHITECTURE, TABLE
+from minicpmv46.plugin.routing import apply, module_of, rebind, resolve
 
-
-def patch(module: ModuleType) -> None:
-    """Apply our patch to one executed module of mlx-vlm; a failure is told and leaves the module usable."""
-    try:
-        from minicpmv46.plugin import patches
-
-        getattr(patches, PATCHES[module.__name__])(module)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        message = f"minicpmv46 could not take over minicpmv4_6 in {module.__name__}: {error}"
-        warnings.warn(message, RuntimeWarning, stacklevel=2)
+PATCHED = frozenset(map(module_of, TABLE))
 
 
 class PatchingLoader(Loader):
-    """Another loader, with our patch applied once it has executed the module."""
+    """Another loader, with our rows applied once it has executed the module."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
@@ -56,22 +39,37 @@ class PatchingLoader(Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = self.loader
         self.loader.exec_module(module)
-        patch(module)
+        try:
+            apply(module.__name__)
+        except Exception as error:  # whatever it is, the module stays usable for other models
+            stand_back(error)
+
+
+class ArchitectureLoader(Loader):
+    """Gives a module the names of `arch.py`, which our package's own importer finds, be it a folder, a zip or else."""
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        for name in resolve("minicpmv46.plugin.arch:__all__"):
+            setattr(module, name, resolve(f"minicpmv46.plugin.arch:{name}"))
 
 
 class Finder(MetaPathFinder):
-    """Finder for our architecture and for the modules of mlx-vlm that we patch."""
+    """Finder for our architecture and for the modules of mlx-vlm that rows wait for."""
 
     def __init__(self) -> None:
         self.searching: set[str] = set()
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+        self, fullname: str, path: Iterable[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if fullname == ARCHITECTURE:
-            return spec_from_file_location(fullname, Path(__file__).with_name("arch.py"))
+            source = find_spec("minicpmv46.plugin.arch")
+            return ModuleSpec(fullname, ArchitectureLoader(), origin=source.origin if source else None)
         # A finder of the same kind as ours asks us again while we ask it: answer that one with None.
-        if fullname not in PATCHES or fullname in self.searching:
+        if fullname not in PATCHED or fullname in self.searching:
             return None
         self.searching.add(fullname)
         try:
@@ -86,20 +84,20 @@ class Finder(MetaPathFinder):
 FINDER = Finder()
 
 
-def find_elsewhere(fullname: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
+def find_elsewhere(fullname: str, path: Iterable[str] | None, target: ModuleType | None) -> ModuleSpec | None:
     for finder in sys.meta_path:
-        find_spec = getattr(finder, "find_spec", None)
-        if finder is not FINDER and find_spec is not None:
-            spec: ModuleSpec | None = find_spec(fullname, path, target)
+        find = getattr(finder, "find_spec", None)
+        if finder is not FINDER and find is not None:
+            spec: ModuleSpec | None = find(fullname, path, target)
             if spec is not None:
                 return spec
     return None
 
 
 def install() -> None:
-    """Put the finder first and patch what mlx-vlm has imported already; a second time changes nothing."""
+    """Put the finder first, and patch what mlx-vlm has imported already; a second time changes nothing."""
     if FINDER not in sys.meta_path:
         sys.meta_path.insert(0, FINDER)
-    for name in PATCHES:
-        if name in sys.modules:
-            patch(sys.modules[name])
+    replaced = [pair for name in sorted(PATCHED & sys.modules.keys()) for pair in apply(name)]
+    if replaced:
+        rebind(replaced)

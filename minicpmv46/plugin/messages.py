@@ -8,7 +8,7 @@ entries of content lists. Here media stay where the caller put them, and what co
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 IMAGE_TYPES = ("image", "image_url", "input_image")
@@ -92,6 +92,11 @@ class KeptParts(list[Any]):
     """The same where mlx-vlm keeps a list."""
 
     parts: Sequence[Any]
+
+
+def normalize_image_content(original: Callable[[Any], Any], content: Any) -> str | list[Any]:
+    """`mlx_vlm.prompt_utils.normalize_image_content` of content with videos."""
+    return keep_parts(content, original(content))
 
 
 def keep_parts(content: Any, normalized: str | list[Any]) -> str | list[Any]:

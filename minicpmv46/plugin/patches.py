@@ -1,307 +1,261 @@
-"""What changes in the modules of mlx-vlm that `hook.PATCHES` names, and when they ask us.
+"""Everything that this package changes in mlx-vlm, a row each.
 
-Every replaced function serves our `model_type` (or our processor) itself and hands everything else to the
-original unchanged. A name that this mlx-vlm does not have is passed over here; `compat` reports it when one
-of our checkpoints is loaded, since importing mlx-vlm for another model must not fail because of us.
+mlx-vlm has no entry points, so functions of its are replaced where they are defined, right after their module has been
+executed (`hook.py`), by one that looks at an argument: what is ours goes to a function of ours, everything else to
+the original unchanged (`routing.py`). For a new release of mlx-vlm read this table;
+`tests/registration/test_table.py` says which rows changed.
 """
 
-import functools
-import importlib
-import inspect
-from pathlib import Path
-from types import ModuleType
-from typing import Any
+from __future__ import annotations
 
-from minicpmv46.config import MODEL_TYPE
-from minicpmv46.plugin import compat
-from minicpmv46.plugin.hook import ARCHITECTURE
-from minicpmv46.plugin.routing import (
-    MARK,
-    Function,
-    argument,
-    checkpoint_model_type,
-    declared_model_type,
-    folder_model_type,
-    is_our_model,
-    is_our_processor,
-    replace,
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from minicpmv46.plugin import ours
+
+ARCHITECTURE = "mlx_vlm.models.minicpmv46"
+
+# "load": without it no checkpoint of ours is loaded. "server": the server says that it is not there. "optional": a
+# feature is missing, and the row says which.
+Need = Literal["load", "server", "optional"]
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A function that hands what is ours to us.
+
+    Attributes:
+        module, name: where it is defined; a method is `Class.method`.
+        argument, is_ours: the parameter by which a call is known to be ours, and the question asked of its value and
+            of the call's keywords.
+        instead: our function, `module:name`, which takes the same arguments; imported when it is first called.
+        why: what goes wrong without it.
+        until: what mlx-vlm would have to offer to do without.
+        around: whether `instead` gets the original first, before the arguments.
+        need: what is not there without it.
+        after: the module of mlx-vlm whose execution is waited for; None is `module`.
+    """
+
+    module: str
+    name: str
+    argument: str
+    is_ours: Callable[[Any, ours.Keywords], bool]
+    instead: str
+    why: str
+    until: str
+    around: bool = False
+    need: Need = "load"
+    after: str | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry for our model type in a dict of mlx-vlm.
+
+    Attributes:
+        module, name: the dict.
+        value, value_of: what is entered, or the name in `module` of what is entered.
+        why, until: as for a patch.
+    """
+
+    module: str
+    name: str
+    why: str
+    until: str
+    value: str = ""
+    value_of: str = ""
+    need: Need = "load"
+    after: str | None = None
+
+
+ENTRY_POINTS = "entry points for models"
+
+TABLE: tuple[Patch | Entry, ...] = (
+    # Loading
+    Patch(
+        "mlx_vlm.utils",
+        "load_model",
+        argument="model_path",
+        is_ours=ours.is_our_folder,
+        instead="minicpmv46.plugin.loading:load_model",
+        around=True,
+        why="mlx-vlm passes over missing shards, hides why our modules cannot be imported, and may not fit us",
+        until="a hook of a model's module before weights are read, and errors of that module shown as they are",
+    ),
+    Entry(
+        "mlx_vlm.utils",
+        "MODEL_REMAPPING",
+        value=ARCHITECTURE.rpartition(".")[2],
+        why="mlx-vlm finds a model by its type among its own modules and has one of this type",
+        until=ENTRY_POINTS,
+    ),
+    Patch(
+        "transformers.models.auto.processing_auto",
+        "AutoProcessor.from_pretrained",
+        argument="pretrained_model_name_or_path",
+        is_ours=ours.is_our_checkpoint,
+        instead="minicpmv46.plugin.processors:from_pretrained",
+        # Not before: who uses transformers without mlx-vlm finds it as it was.
+        after="mlx_vlm.utils",
+        why="mlx-vlm's loader, and programs beside it, ask AutoProcessor, whose class for this type needs torch",
+        until="a model's module that names its processor",
+    ),
+    Patch(
+        "mlx_vlm.models.base",
+        "install_auto_processor_patch",
+        argument="target_model_types",
+        is_ours=ours.is_our_type,
+        instead="minicpmv46.plugin.processors:install_auto_processor_patch",
+        around=True,
+        why="mlx-vlm's own port takes AutoProcessor when the port of 4.7 imports it, and hides errors of a processor",
+        until="a model's module that names its processor",
+    ),
+    # Requests
+    Patch(
+        "mlx_vlm.utils",
+        "prepare_inputs",
+        argument="processor",
+        is_ours=ours.is_our_processor,
+        instead="minicpmv46.plugin.inputs:prepare_inputs",
+        why="mlx-vlm decodes videos and flattens images before the processor is asked, and tokenizes text past it",
+        until="a processor's method that takes media and options as they were given",
+    ),
+    Patch(
+        "mlx_vlm.prompt_utils",
+        "apply_chat_template",
+        argument="config",
+        is_ours=ours.is_our_config,
+        instead="minicpmv46.plugin.messages:apply_chat_template",
+        why="mlx-vlm's message builder puts a video on every message and drops video entries of content lists",
+        until="messages that reach the template as they were given",
+    ),
+    Entry(
+        "mlx_vlm.prompt_utils",
+        "MODEL_CONFIG",
+        value_of="MessageFormat.LIST_WITH_IMAGE_FIRST",
+        why="`get_message_json` writes images of this type as text that the official template does not know",
+        until=ENTRY_POINTS,
+    ),
+    Patch(
+        "mlx_vlm.generate.ar",
+        "batch_generate",
+        argument="processor",
+        is_ours=ours.is_our_processor,
+        instead="minicpmv46.plugin.batches:batch_generate",
+        around=True,
+        need="optional",
+        why="a batch is made of each size of picture: crops of a document run one by one",
+        until="a processor that says that its rows may differ in size, and a bound of rows",
+    ),
+    Patch(
+        "mlx_vlm.utils",
+        "group_images_by_shape",
+        argument="images",
+        is_ours=ours.is_in_our_batch,
+        instead="minicpmv46.plugin.batches:group_images_by_shape",
+        need="optional",
+        why="the same; it is here that `batch_generate` divides, and it is not told for whom",
+        until="the same",
+    ),
+    Patch(
+        "mlx_vlm.structured",
+        "build_json_schema_logits_processor",
+        argument="tokenizer",
+        is_ours=ours.is_our_tokenizer,
+        instead="minicpmv46.plugin.grammar:build_json_schema_logits_processor",
+        around=True,
+        need="optional",
+        why="grammars mask logits by a Metal kernel, so structured output fails elsewhere",
+        until="a mask by ordinary operations where there is no Metal",
+    ),
+    Patch(
+        "mlx_vlm.speculative.drafters",
+        "validate_drafter_compatibility",
+        argument="target_model",
+        is_ours=ours.is_our_model,
+        instead="minicpmv46.plugin.drafters:validate_drafter_compatibility",
+        need="optional",
+        why="commands and server take any drafter of our width, and then every answer fails in the model, which "
+        "refuses what a drafter needs of it; told here, they say so and answer without one",
+        until="a model that says that it takes no drafter",
+    ),
+    # Server
+    Patch(
+        "mlx_vlm.server.request_normalization",
+        "_build_gen_args",
+        argument="processor",
+        is_ours=ours.is_our_processor,
+        instead="minicpmv46.plugin.request_options:build_gen_args",
+        around=True,
+        need="server",
+        why="request schemas let unknown fields pass and the server drops them, processor options among them",
+        until="fields of a request that reach the processor",
+    ),
+    Patch(
+        "mlx_vlm.prompt_utils",
+        "normalize_image_content",
+        argument="content",
+        is_ours=ours.has_videos,
+        instead="minicpmv46.plugin.messages:normalize_image_content",
+        around=True,
+        need="server",
+        why="the server drops video entries of a message, so their places are lost",
+        until="messages that reach the template as they were given",
+    ),
+    # Conversion
+    Patch(
+        "mlx_vlm.quant_utils",
+        "quantize_model",
+        argument="model",
+        is_ours=ours.is_our_model,
+        instead="minicpmv46.plugin.saving:quantize_model",
+        around=True,
+        need="optional",
+        why="`quant_predicate` is not told what was asked for: every matrix of the decoder would get the same bits",
+        until="bits, group size and mode as arguments of `quant_predicate`",
+    ),
+    Patch(
+        "mlx_vlm.utils",
+        "save_weights",
+        argument="model",
+        is_ours=ours.is_our_model,
+        instead="minicpmv46.plugin.saving:save_weights",
+        around=True,
+        why="plain folders would have names that transformers does not know",
+        until="a model's method that names weights for saving",
+    ),
+    Patch(
+        "mlx_vlm.utils",
+        "save_config",
+        argument="config",
+        is_ours=ours.is_our_config,
+        instead="minicpmv46.plugin.saving:save_config",
+        around=True,
+        why="a dequantized folder's `config.json` would still say that it is quantized",
+        until="`convert --dequantize` that removes it",
+    ),
+    # Training
+    Patch(
+        "mlx_vlm.utils",
+        "process_inputs_with_fallback",
+        argument="processor",
+        is_ours=ours.is_our_processor,
+        instead="minicpmv46.plugin.inputs:training_inputs",
+        need="optional",
+        why="mlx-vlm's trainers drop axes of size 1 of a row, and then cannot collate one visual unit beside several. "
+        "A row of zeros after a row's units would do, but the processor's `image_units` is [units, 4] to others",
+        until="collation that keeps axes",
+    ),
+    Patch(
+        "mlx_vlm.trainer.peft.utils",
+        "unfreeze_modules",
+        argument="model",
+        is_ours=ours.is_our_model,
+        instead="minicpmv46.plugin.training:unfreeze_modules",
+        around=True,
+        need="optional",
+        why="`--train-vision` names towers and projectors, and our mergers are not among them",
+        until="a model that says which modules are its vision",
+    ),
 )
-
-HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
-PROJECTOR = "multi_modal_projector"  # mlx-vlm's most general name for what joins vision to text
-
-
-def patch_utils(utils: ModuleType) -> None:
-    """Make `mlx_vlm.utils` resolve, load and feed our checkpoints through this package."""
-    # First of all what reports the rest.
-    if callable(getattr(utils, "load_model", None)):
-        replace(utils, "load_model", checked_load)
-    else:
-        replace(utils, "get_model_and_args", checked_resolution)
-
-    remapping = getattr(utils, "MODEL_REMAPPING", None)
-    if isinstance(remapping, dict):
-        remapping[MODEL_TYPE] = ARCHITECTURE.rpartition(".")[2]
-
-    auto_processor = getattr(utils, "AutoProcessor", None)
-    if auto_processor is not None and not isinstance(auto_processor, ProcessorRouter):
-        utils.AutoProcessor = ProcessorRouter(auto_processor)  # type: ignore[attr-defined]
-
-    replace(utils, "prepare_inputs", functools.partial(routed_inputs, "prepare_inputs"))
-    # For training only, so `compat` does not ask for it. mlx-vlm's trainers, and nothing else, call it for a row;
-    # without it they say that they cannot collate image_units.
-    replace(utils, "process_inputs_with_fallback", functools.partial(routed_inputs, "training_inputs"))
-    replace(utils, "save_weights", routed_weights)
-    replace(utils, "save_config", routed_config)
-
-
-def patch_prompt_utils(prompt_utils: ModuleType) -> None:
-    """Make `mlx_vlm.prompt_utils` build our messages with image entries, as the official template wants."""
-    formats = getattr(prompt_utils, "MODEL_CONFIG", None)
-    image_first = compat.lookup(prompt_utils, "MessageFormat.LIST_WITH_IMAGE_FIRST")
-    if isinstance(formats, dict) and image_first is not None:
-        formats[MODEL_TYPE] = image_first
-
-    replace(prompt_utils, "apply_chat_template", routed_template)
-
-
-def patch_quantization(quant_utils: ModuleType) -> None:
-    """Make `mlx_vlm.quant_utils` say to our model's `quant_predicate` what was asked for.
-
-    Where the function is not there, every matrix of the decoder gets the bits asked for.
-    """
-    replace(quant_utils, "quantize_model", with_form)
-
-
-def patch_batches(ar: ModuleType) -> None:
-    """Make `mlx_vlm.generate.ar` read pictures of different sizes in one batch.
-
-    `compat` does not ask for it: without it the answers are the same, one picture after the other.
-    """
-    if callable(getattr(ar, "group_images_by_shape", None)):
-        replace(ar, "group_images_by_shape", grouped)
-        replace(ar, "batch_generate", of_any_sizes)
-
-
-def patch_adapters(adapters: ModuleType) -> None:
-    """Make `mlx_vlm.trainer.peft.utils` train our mergers with the vision encoder."""
-    replace(adapters, "unfreeze_modules", with_mergers)
-
-
-def patch_requests(request_normalization: ModuleType) -> None:
-    """Make mlx-vlm's server hand on a request's processor options (see `compat.SERVER`) and the places of videos."""
-    replace(request_normalization, "_build_gen_args", routed_arguments)
-    replace(request_normalization, "normalize_image_content", with_parts)
-
-
-def patch_drafters(drafters: ModuleType) -> None:
-    """Make `mlx_vlm.speculative.drafters` find every drafter incompatible with our model.
-
-    Its commands and its server then say so and answer without one. Where the function is not there, the model
-    refuses a drafter's arguments itself.
-    """
-    replace(drafters, "validate_drafter_compatibility", refused_drafter)
-
-
-def patch_structured(structured: ModuleType) -> None:
-    """Make `mlx_vlm.structured` build grammars for our tokenizers that need no Metal."""
-    replace(structured, "build_json_schema_logits_processor", portable_grammar)
-
-
-class ProcessorRouter:
-    """`transformers.AutoProcessor` for mlx-vlm's loader, with our processor for our checkpoints.
-
-    It stands in front of AutoProcessor instead of patching it: importing mlx-vlm's own port patches
-    `AutoProcessor.from_pretrained` for our model type, and its patch hides why a processor did not load.
-    """
-
-    def __init__(self, auto_processor: Any) -> None:
-        self.auto_processor = auto_processor
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.auto_processor, name)
-
-    def from_pretrained(self, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
-        hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
-        if checkpoint_model_type(pretrained_model_name_or_path, hub) != MODEL_TYPE:
-            return self.auto_processor.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        from minicpmv46.processing import MiniCPMV46Processor
-
-        # mlx-vlm hands over everything `load` was called with; the rest is not for a processor.
-        processor = MiniCPMV46Processor.from_pretrained(pretrained_model_name_or_path, **hub)
-        setattr(processor.tokenizer, MARK, True)  # grammars are built from a tokenizer alone
-        return processor
-
-
-def checked_load(original: Function) -> Function:
-    """`load_model`: mlx-vlm and the checkpoint are looked at before anything is read."""
-
-    def load_model(*args: Any, **kwargs: Any) -> Any:
-        folder = argument(original, 0, args, kwargs)
-        if isinstance(folder, str | Path) and folder_model_type(Path(folder)) == MODEL_TYPE:
-            # Says what does not fit. Here, since mlx-vlm hides an ImportError that names the model's module.
-            importlib.import_module(ARCHITECTURE)
-            compat.warn_of_server()
-            from minicpmv46.checkpoint import check_checkpoint
-
-            check_checkpoint(Path(folder))
-        return original(*args, **kwargs)
-
-    return load_model
-
-
-def checked_resolution(original: Function) -> Function:
-    """`get_model_and_args`, for an mlx-vlm whose `load_model` is gone."""
-
-    def get_model_and_args(*args: Any, **kwargs: Any) -> Any:
-        if declared_model_type(argument(original, 0, args, kwargs)) == MODEL_TYPE:
-            compat.require()
-        return original(*args, **kwargs)
-
-    return get_model_and_args
-
-
-def refused_drafter(original: Function) -> Function:
-    def validate_drafter_compatibility(*args: Any, **kwargs: Any) -> Any:
-        target = argument(original, 0, args, kwargs)
-        if declared_model_type(getattr(target, "config", None)) == MODEL_TYPE:
-            from minicpmv46.model import NO_SPECULATION
-
-            raise ValueError(NO_SPECULATION)
-        return original(*args, **kwargs)
-
-    return validate_drafter_compatibility
-
-
-def routed_inputs(name: str, original: Function) -> Function:
-    """`original`, with `plugin.inputs.<name>` in its place for our processor."""
-
-    def inputs(*args: Any, **kwargs: Any) -> Any:
-        if not is_our_processor(argument(original, 0, args, kwargs)):
-            return original(*args, **kwargs)
-        ours = getattr(importlib.import_module("minicpmv46.plugin.inputs"), name)
-        return ours(*args, **kwargs)
-
-    return inputs
-
-
-def of_any_sizes(original: Function) -> Function:
-    """`batch_generate`, which makes a batch of each size of picture; where `group_by_shape` is given it decides."""
-    parameters = inspect.signature(original).parameters
-
-    def batch_generate(*args: Any, **kwargs: Any) -> Any:
-        named = {**dict(zip(parameters, args, strict=False)), **kwargs}
-        if not is_our_processor(named.get("processor")) or "group_by_shape" in named:
-            return original(*args, **kwargs)
-        from minicpmv46.plugin.batches import any_sizes
-
-        token = any_sizes.set(True)
-        try:
-            return original(*args, **kwargs)
-        finally:
-            any_sizes.reset(token)
-
-    return batch_generate
-
-
-def grouped(original: Function) -> Function:
-    def group_images_by_shape(images: Any, *args: Any, **kwargs: Any) -> Any:
-        from minicpmv46.plugin.batches import any_sizes, group_images
-
-        return group_images(images) if any_sizes.get() else original(images, *args, **kwargs)
-
-    return group_images_by_shape
-
-
-def with_mergers(original: Function) -> Function:
-    """`unfreeze_modules`, which `--train-vision` calls with a list of towers and projectors that lacks our mergers."""
-
-    def unfreeze_modules(*args: Any, **kwargs: Any) -> Any:
-        model, names = (argument(original, position, args, kwargs) for position in (0, 1))
-        if declared_model_type(getattr(model, "config", None)) == MODEL_TYPE and PROJECTOR in (names or ()):
-            return original(model, [*names, "vit_merger", "merger"])
-        return original(*args, **kwargs)
-
-    return unfreeze_modules
-
-
-def portable_grammar(original: Function) -> Function:
-    def build_json_schema_logits_processor(*args: Any, **kwargs: Any) -> Any:
-        grammar = original(*args, **kwargs)
-        if not getattr(argument(original, 0, args, kwargs), MARK, False):
-            return grammar
-        from minicpmv46.plugin.grammar import portable
-
-        return portable(grammar)
-
-    return build_json_schema_logits_processor
-
-
-def with_parts(original: Function) -> Function:
-    def normalize_image_content(content: Any) -> Any:
-        from minicpmv46.plugin.messages import keep_parts
-
-        return keep_parts(content, original(content))
-
-    return normalize_image_content
-
-
-def with_form(original: Function) -> Function:
-    def quantize_model(*args: Any, **kwargs: Any) -> Any:
-        if not is_our_model(argument(original, 0, args, kwargs)):
-            return original(*args, **kwargs)
-        from mlx_vlm.quant_utils import get_quantization_params
-
-        from minicpmv46.quantization import Form, asked_for
-
-        group_size, bits, mode = (argument(original, position, args, kwargs) for position in (2, 3, 4))
-        with asked_for(Form(**get_quantization_params(group_size, bits, mode or "affine"))):
-            return original(*args, **kwargs)
-
-    return quantize_model
-
-
-def routed_weights(original: Function) -> Function:
-    def save_weights(*args: Any, **kwargs: Any) -> None:
-        if not is_our_model(argument(original, 1, args, kwargs)):
-            return original(*args, **kwargs)
-        from minicpmv46.plugin.saving import save_weights as save
-
-        return save(original, *args, **kwargs)
-
-    return save_weights
-
-
-def routed_config(original: Function) -> Function:
-    def save_config(*args: Any, **kwargs: Any) -> None:
-        if declared_model_type(argument(original, 0, args, kwargs)) != MODEL_TYPE:
-            return original(*args, **kwargs)
-        from minicpmv46.plugin.saving import save_config as save
-
-        return save(original, *args, **kwargs)
-
-    return save_config
-
-
-def routed_template(original: Function) -> Function:
-    def apply_chat_template(*args: Any, **kwargs: Any) -> Any:
-        if declared_model_type(argument(original, 1, args, kwargs)) != MODEL_TYPE:
-            return original(*args, **kwargs)
-        from minicpmv46.plugin.messages import apply_chat_template as ours
-
-        return ours(*args, **kwargs)
-
-    return apply_chat_template
-
-
-def routed_arguments(original: Function) -> Function:
-    def _build_gen_args(*args: Any, **kwargs: Any) -> Any:
-        processor = argument(original, 1, args, kwargs)
-        if not is_our_processor(processor):
-            return original(*args, **kwargs)
-        from minicpmv46.plugin.request_options import request_options, with_processor_options
-
-        options = request_options(argument(original, 0, args, kwargs), processor)
-        return with_processor_options(original(*args, **kwargs), options)
-
-    return _build_gen_args

@@ -7,7 +7,7 @@ processor are checked here while the arguments of a request are built, before an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -45,6 +45,18 @@ class RequestArguments(GenerationArguments):
     def preprocessing_kwargs(self) -> dict[str, Any]:
         """What `prepare_inputs` gets for this request."""
         return {**super().preprocessing_kwargs(), **self.processor_options}
+
+
+def build_gen_args(
+    original: Callable[..., GenerationArguments],
+    request: Any,
+    processor: MiniCPMV46Processor,
+    *args: Any,
+    **kwargs: Any,
+) -> GenerationArguments:
+    """`mlx_vlm.server.request_normalization._build_gen_args`, with the request's processor options."""
+    options = request_options(request, processor)
+    return with_processor_options(original(request, processor, *args, **kwargs), options)
 
 
 def with_processor_options(arguments: GenerationArguments, options: dict[str, Any]) -> GenerationArguments:

@@ -1,76 +1,125 @@
-"""How a function of mlx-vlm is replaced, and how a replacement knows what is ours."""
+"""The one router that applies every row of the table in `patches.py`."""
+
+from __future__ import annotations
 
 import functools
+import importlib
 import inspect
-import json
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-MARK = "__minicpmv46__"
+from minicpmv46.config import MODEL_TYPE
+from minicpmv46.plugin.patches import TABLE, Entry, Patch
+
+ROW = "__minicpmv46_row__"  # attribute of a replacement: its row
 
 Function = Callable[..., Any]
+Replaced = list[tuple[Function, Function]]
 
 
-def replace(module: ModuleType, name: str, make: Callable[[Function], Function]) -> None:
-    """Replace `module.name` by `make(original)`, and wherever else the original was imported by name."""
-    original = getattr(module, name, None)
-    if not callable(original) or getattr(original, MARK, False):
-        return
-    replacement = functools.wraps(original)(make(original))
-    setattr(replacement, MARK, True)
-    for other in list(sys.modules.values()):
-        if isinstance(other, ModuleType):
-            for bound in [key for key, value in dict(vars(other)).items() if value is original]:
-                setattr(other, bound, replacement)
+def module_of(row: Patch | Entry) -> str:
+    """The module of mlx-vlm after whose execution a row is applied."""
+    return row.after or row.module
 
 
-def argument(function: Function, position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The argument that `function` takes at `position`, however it was passed; None if it was not."""
-    if position < len(args):
-        return args[position]
-    names = list(inspect.signature(function).parameters)
-    return kwargs.get(names[position]) if position < len(names) else None
+def apply(module_name: str) -> Replaced:
+    """Apply the rows that wait for a module, which has been executed; applying them again changes nothing.
 
+    A name that this mlx-vlm does not have is passed over: `compat` reports it when a checkpoint of ours is loaded,
+    since importing mlx-vlm for another model must not fail because of us.
 
-def is_our_model(model: object) -> bool:
-    # Without importing our model, as below.
-    ours = getattr(sys.modules.get("minicpmv46.model"), "Model", None)
-    return ours is not None and isinstance(model, ours)
-
-
-def is_our_processor(processor: object) -> bool:
-    # Without importing our processor for the sake of other models: while it is not loaded, none exists.
-    ours = getattr(sys.modules.get("minicpmv46.processing"), "MiniCPMV46Processor", None)
-    return ours is not None and isinstance(processor, ours)
-
-
-def declared_model_type(config: object) -> str | None:
-    """The model type of a config, a dict or an object, in lower case as mlx-vlm compares it."""
-    value = config.get("model_type") if isinstance(config, dict) else getattr(config, "model_type", None)
-    return value.lower() if isinstance(value, str) else None
-
-
-def folder_model_type(folder: Path) -> str | None:
-    """The model type in a checkpoint's config.json.
-
-    None where it cannot be read: the caller then goes on to the original, which has its own words for it.
+    Returns:
+        Functions of modules that were replaced, each original with its replacement.
     """
+    replaced = []
+    for row in TABLE:
+        if module_of(row) == module_name:
+            module = importlib.import_module(row.module)
+            if isinstance(row, Entry):
+                _enter(row, module)
+            elif (pair := _replace(row, module)) is not None:
+                replaced.append(pair)
+    return replaced
+
+
+def rebind(replaced: Replaced) -> None:
+    """Put replacements wherever their originals were imported by name before we came."""
+    replacements = {id(original): replacement for original, replacement in replaced}
+    for module in list(sys.modules.values()):
+        if isinstance(module, ModuleType):
+            for name, value in dict(vars(module)).items():
+                if id(value) in replacements:
+                    setattr(module, name, replacements[id(value)])
+
+
+def resolve(path: str) -> Any:
+    """Our function `module:name`.
+
+    Raises:
+        RuntimeError: the module cannot be imported; the text says what to do.
+    """
+    module, _, name = path.partition(":")
     try:
-        return declared_model_type(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+        return getattr(importlib.import_module(module), name)
+    except Exception as error:  # a damaged file may fail in any way
+        if isinstance(error, RuntimeError):  # mlx-vlm does not fit, or this very error
+            raise
+        from minicpmv46.guard import damage
+
+        raise RuntimeError(damage(error)) from error
+
+
+def lookup(module: ModuleType, name: str) -> Any:
+    """The value of a dotted name; None where it is not there."""
+    value: Any = module
+    for part in name.split("."):
+        value = getattr(value, part, None)
+    return value
+
+
+def parameters(function: Function) -> Sequence[str]:
+    return list(inspect.signature(function).parameters)
+
+
+def routed(row: Patch, original: Function) -> Function | None:
+    """What stands in for `original`; None where it has no such parameter."""
+    names = parameters(original)
+    if row.argument not in names:
         return None
+    position = names.index(row.argument)
+
+    @functools.wraps(original)
+    def function(*args: Any, **kwargs: Any) -> Any:
+        value = args[position] if position < len(args) else kwargs.get(row.argument)
+        if not row.is_ours(value, kwargs):
+            return original(*args, **kwargs)
+        instead = resolve(row.instead)
+        return instead(original, *args, **kwargs) if row.around else instead(*args, **kwargs)
+
+    setattr(function, ROW, row)
+    return function
 
 
-def checkpoint_model_type(path: str | Path, hub: dict[str, Any]) -> str | None:
-    """The same of a folder or of a repository on the hub."""
-    if Path(path).is_dir():
-        return folder_model_type(Path(path))
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return folder_model_type(Path(hf_hub_download(str(path), "config.json", **hub)).parent)
-    except (OSError, ValueError):
+def _replace(row: Patch, module: ModuleType) -> tuple[Function, Function] | None:
+    owner_name, _, name = row.name.rpartition(".")
+    owner = lookup(module, owner_name) if owner_name else module
+    held = vars(owner).get(name) if owner is not None else None
+    # A class or static method holds the function that is replaced.
+    method = type(held) if isinstance(held, (classmethod, staticmethod)) else None
+    original = getattr(held, "__func__", held)
+    if not callable(original) or hasattr(original, ROW):
         return None
+    function = routed(row, original)
+    if function is None:
+        return None
+    setattr(owner, name, function if method is None else method(function))
+    return (original, function) if owner is module else None
+
+
+def _enter(row: Entry, module: ModuleType) -> None:
+    names = lookup(module, row.name)
+    value = row.value or lookup(module, row.value_of)
+    if isinstance(names, dict) and value is not None:
+        names[MODEL_TYPE] = value

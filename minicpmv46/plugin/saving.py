@@ -16,9 +16,27 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from minicpmv46.checkpoint import read_header, weight_files
 from minicpmv46.model import Model
+from minicpmv46.quantization import Form, asked_for
 from minicpmv46.weights import official_weights
 
 QUANTIZATION_KEYS = ("quantization", "quantization_config")
+
+
+def quantize_model(
+    original: Callable[..., Any],
+    model: Model,
+    config: dict[str, Any],
+    group_size: int | None,
+    bits: int | None,
+    mode: str = "affine",
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """`mlx_vlm.quant_utils.quantize_model`, which says nothing to a model's `quant_predicate` of what was asked for."""
+    from mlx_vlm.quant_utils import get_quantization_params
+
+    with asked_for(Form(**get_quantization_params(group_size, bits, mode or "affine"))):
+        return original(model, config, group_size, bits, mode, *args, **kwargs)
 
 
 def save_weights(

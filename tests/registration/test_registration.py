@@ -158,4 +158,4 @@ def test_half_removed_package_stays_out_of_the_way(
         "from mlx_vlm.utils import get_model_and_args; get_model_and_args({'model_type': 'qwen3_5'})"
     )
     assert done.returncode == 0, done.stderr
-    assert ("RuntimeWarning: minicpmv46" in done.stderr) == ("plugin" in removed)
+    assert done.stderr.count("RuntimeWarning: minicpmv46 is damaged") == (removed != "minicpmv46")

@@ -1,0 +1,10 @@
+"""mlx-vlm's question whether a drafter fits a model of ours: none does."""
+
+from typing import Any
+
+from minicpmv46.model import NO_SPECULATION
+
+
+def validate_drafter_compatibility(target_model: Any, draft_model: Any, draft_kind: str | None) -> None:
+    """`mlx_vlm.speculative.drafters.validate_drafter_compatibility`; always raises `ValueError`."""
+    raise ValueError(NO_SPECULATION)

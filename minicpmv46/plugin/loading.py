@@ -1,0 +1,41 @@
+"""mlx-vlm's `load_model` for our checkpoints: mlx-vlm, this package and the folder are looked at before it starts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from minicpmv46.plugin.compat import warn_of_server
+from minicpmv46.plugin.patches import ARCHITECTURE, TABLE, Patch
+from minicpmv46.plugin.routing import resolve
+
+
+def load_model(original: Callable[..., Any], model_path: str | Path, *args: Any, **kwargs: Any) -> Any:
+    """`mlx_vlm.utils.load_model`.
+
+    Raises:
+        RuntimeError: this mlx-vlm does not fit, or a module of this package cannot be imported.
+        OSError, ValueError: `check_checkpoint` refuses the folder.
+    """
+    # Here, since mlx-vlm hides an ImportError that names the model's module.
+    resolve(f"{ARCHITECTURE}:Model")
+    for row in TABLE:
+        if isinstance(row, Patch) and row.module in sys.modules:
+            try:
+                resolve(row.instead)
+            except RuntimeError as error:
+                # What is not needed may fail for a name that this mlx-vlm does not have.
+                if row.need == "load" or not _is_missing_elsewhere(error.__cause__):
+                    raise
+    warn_of_server()
+    # Here, since its imports are looked at above.
+    from minicpmv46.checkpoint import check_checkpoint
+
+    check_checkpoint(Path(model_path))
+    return original(model_path, *args, **kwargs)
+
+
+def _is_missing_elsewhere(error: BaseException | None) -> bool:
+    return isinstance(error, ImportError) and not str(error.name).startswith("minicpmv46")

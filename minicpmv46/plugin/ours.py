@@ -1,0 +1,88 @@
+"""How an argument of a call shows that the call is ours.
+
+These run for every model. None of them imports our model or processor: while those are not loaded, none exists.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from minicpmv46.config import MODEL_TYPE
+
+MARK = "__minicpmv46__"  # attribute of what is ours and has no class of ours: tokenizers
+
+HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
+
+VIDEO_TYPES = ("video", "video_url", "input_video")
+
+Keywords = Mapping[str, Any]  # those of the call
+
+
+def is_our_model(model: object, _: Keywords) -> bool:
+    return _is_instance(model, "minicpmv46.model", "Model")
+
+
+def is_our_processor(processor: object, _: Keywords) -> bool:
+    return _is_instance(processor, "minicpmv46.processing", "MiniCPMV46Processor")
+
+
+def is_our_tokenizer(tokenizer: object, _: Keywords) -> bool:
+    return getattr(tokenizer, MARK, False) is True
+
+
+def is_our_config(config: object, _: Keywords) -> bool:
+    """A config, a dict or an object."""
+    value = config.get("model_type") if isinstance(config, dict) else getattr(config, "model_type", None)
+    return isinstance(value, str) and value.lower() == MODEL_TYPE  # as mlx-vlm compares it
+
+
+def is_our_type(model_types: object, _: Keywords) -> bool:
+    """A model type, or several."""
+    names = model_types if isinstance(model_types, (list, tuple, set)) else [model_types]
+    return any(isinstance(name, str) and name.lower() == MODEL_TYPE for name in names)
+
+
+def is_our_folder(folder: object, keywords: Keywords) -> bool:
+    """A checkpoint's folder. False where its `config.json` cannot be read: mlx-vlm has its own words for that."""
+    if not isinstance(folder, str | Path):
+        return False
+    try:
+        return is_our_config(json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")), keywords)
+    except (OSError, ValueError):
+        return False
+
+
+def is_our_checkpoint(path: object, keywords: Keywords) -> bool:
+    """A checkpoint's folder, or its repository on the hub."""
+    if not isinstance(path, str | Path) or keywords.get("subfolder"):
+        return False
+    if Path(path).is_dir():
+        return is_our_folder(path, keywords)
+    from huggingface_hub import hf_hub_download
+
+    hub = {name: keywords[name] for name in HUB_OPTIONS if name in keywords}
+    try:
+        return is_our_folder(Path(hf_hub_download(str(path), "config.json", **hub)).parent, keywords)
+    except Exception:  # whatever the hub or the network raises: transformers asks again, and says it in its words
+        return False
+
+
+def has_videos(content: object, _: Keywords) -> bool:
+    """Content of a message with a video in it, of whichever model: what is kept changes nothing for others."""
+    parts = content if isinstance(content, list) else []
+    return any(isinstance(part, dict) and part.get("type") in VIDEO_TYPES for part in parts)
+
+
+def is_in_our_batch(_: object, keywords: Keywords) -> bool:
+    """Anything, while `batch_generate` runs for our processor and leaves the division into batches to us."""
+    batches = sys.modules.get("minicpmv46.plugin.batches")
+    return batches is not None and batches.any_sizes.get()
+
+
+def _is_instance(value: object, module: str, name: str) -> bool:
+    ours = getattr(sys.modules.get(module), name, None)
+    return ours is not None and isinstance(value, ours)
