@@ -17,9 +17,9 @@ REFUSED = "mlx_vlm.models.minicpmv46"
 LOADER = "mlx_vlm.utils"
 
 
-def damage(error: BaseException) -> str:
+def damage(error: BaseException | str) -> str:
     """What is wrong with this package, and what to do."""
-    found = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    found = error if isinstance(error, str) else " ".join(f"{type(error).__name__}: {error}".split())[:300]
     return (
         f"minicpmv46 is damaged and does not load {MODEL_TYPE} ({found}): "
         "reinstall it, or set MINICPMV46_DISABLE=1 to use mlx-vlm's own port"
@@ -75,7 +75,8 @@ def install(error: BaseException) -> None:
     value = os.environ.get("MINICPMV46_DISABLE", "").strip().lower()
     if value not in ("", "0", "false", "no", "off", "n", "f"):
         return
-    if any(isinstance(finder, Guard) for finder in sys.meta_path):
+    # By name: Python reads `.pth` files twice in a virtual environment, and this file is then loaded twice.
+    if any(type(finder).__module__ == __name__ for finder in sys.meta_path):
         return
     message = damage(error)
     sys.meta_path.insert(0, Guard(message))

@@ -58,10 +58,11 @@ def resolve(path: str) -> Any:
     """Our function `module:name`.
 
     Raises:
-        RuntimeError: the module cannot be imported; the text says what to do.
+        RuntimeError: the module cannot be imported, or a file of ours is not whole; the text says what to do.
     """
     module, _, name = path.partition(":")
     try:
+        _check_files()
         return getattr(importlib.import_module(module), name)
     except Exception as error:  # a damaged file may fail in any way
         if isinstance(error, RuntimeError):  # mlx-vlm does not fit, or this very error
@@ -69,6 +70,16 @@ def resolve(path: str) -> Any:
         from minicpmv46.guard import damage
 
         raise RuntimeError(damage(error)) from error
+
+
+@functools.cache
+def _check_files() -> None:
+    from minicpmv46.plugin.whole import cut_off
+
+    if found := cut_off():
+        from minicpmv46.guard import damage
+
+        raise RuntimeError(damage(found))
 
 
 def lookup(module: ModuleType, name: str) -> Any:
