@@ -18,6 +18,7 @@ from minicpmv46 import stand_back
 from minicpmv46.plugin.patches import ARCHITECTURE, TABLE
 from minicpmv46.plugin.routing import apply, module_of, rebind, resolve
 
+BUILT_IN = "mlx_vlm.models.minicpmv4_6"
 PATCHED = frozenset(map(module_of, TABLE))
 
 
@@ -98,6 +99,11 @@ def install() -> None:
     """Put the finder first, and patch what mlx-vlm has imported already; a second time changes nothing."""
     if FINDER not in sys.meta_path:
         sys.meta_path.insert(0, FINDER)
+        # The port of 4.7 imports parts of it too, and says nothing about a loaded model.
+        if BUILT_IN in sys.modules and BUILT_IN.replace("4_6", "4_7") not in sys.modules:
+            from minicpmv46.guard import tell
+
+            tell("mlx-vlm's own minicpmv4_6 was imported before minicpmv46: what it loaded stays its, load it again")
     replaced = [pair for name in sorted(PATCHED & sys.modules.keys()) for pair in apply(name)]
     if replaced:
         rebind(replaced)

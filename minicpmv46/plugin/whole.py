@@ -12,13 +12,14 @@ import minicpmv46
 
 
 def cut_off() -> str | None:
-    """What is missing of a file, or None; also None where nothing was recorded: a clone, a zip, an application."""
+    """What is missing of a file, or None; also None where nobody recorded this copy: a clone, a zip, an application."""
     try:
         installed = distribution("minicpmv46")
     except PackageNotFoundError:
         return None
-    if Path(str(installed.locate_file("minicpmv46/__init__.py"))) != Path(minicpmv46.__file__ or ""):
-        return None  # another copy than this one
+    recorded, ours = Path(str(installed.locate_file("minicpmv46/__init__.py"))), Path(minicpmv46.__file__ or "")
+    if not (recorded.is_file() and ours.is_file() and recorded.samefile(ours)):
+        return None
     for file in installed.files or ():
         path = Path(str(file.locate()))
         # The guard has its turn where something else is damaged, and tells that.

@@ -27,6 +27,7 @@ LATER = sorted(
 
 DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
     "half": lambda content: content[: len(content) // 2],
+    "lines": lambda content: b"".join(content.splitlines(True)[: content.count(b"\n") // 2]),
     "zeros": lambda content: content[: len(content) // 2].ljust(len(content), b"\0"),
     "encoding": lambda content: content[: len(content) // 2] + b"\xff\xfe" + content[len(content) // 2 :],
     "empty": lambda content: b"",
@@ -79,8 +80,18 @@ def test_what_is_imported_at_start(environment: Environment) -> None:
 
 @pytest.mark.parametrize(
     ("name", "damage"),
-    [(name, "half") for name in AT_START]
-    + [(name, damage) for name in ("__init__.py", "plugin/hook.py") for damage in DAMAGES if damage != "half"],
+    [
+        (name, damage)
+        for name in AT_START
+        for damage in ("half", "lines")
+        if (name, damage) != ("plugin/__init__.py", "lines")
+    ]
+    + [
+        (name, damage)
+        for name in ("__init__.py", "plugin/hook.py")
+        for damage in DAMAGES
+        if damage not in ("half", "lines")
+    ],
 )
 @pytest.mark.parametrize("flags", [[], ["-W", "error"]], ids=["warnings", "errors"])
 def test_damage_at_start(environment: Environment, checkpoint: Path, name: str, damage: str, flags: list[str]) -> None:
@@ -106,7 +117,7 @@ def test_disabling_helps_where_something_is_damaged(environment: Environment, na
         assert (done.stdout, done.stderr) == ("mlx_vlm.models.minicpmv4_6\n", "")
 
 
-@pytest.mark.parametrize("damage", ["half", "gone"])
+@pytest.mark.parametrize("damage", ["half", "lines", "gone"])
 def test_damage_seen_when_a_checkpoint_is_loaded(environment: Environment, checkpoint: Path, damage: str) -> None:
     """Each module that is only imported then, in a process of its own that starts where mlx-vlm is imported."""
     code = f"""
@@ -120,6 +131,8 @@ def test_damage_seen_when_a_checkpoint_is_loaded(environment: Environment, check
             (package / name).unlink()
             if {damage!r} == "half":
                 (package / name).write_bytes(content[: len(content) // 2])
+            elif {damage!r} == "lines":
+                (package / name).write_bytes(b"".join(content.splitlines(True)[: content.count(b"\\n") // 2]))
             sys.stdout.flush()
             child = os.fork()
             if child == 0:

@@ -130,6 +130,28 @@ def test_disable_variable_leaves_mlx_vlm_alone(installed: Environment, also_impo
     installed.run(also_imported, LEFT_ALONE, disable="1")
 
 
+@pytest.mark.parametrize("value", ["true", "YES", " on ", "y", "T"])
+def test_words_that_disable(installed: Environment, value: str) -> None:
+    assert installed.start(LEFT_ALONE, disable=value).stderr == ""
+
+
+@pytest.mark.parametrize("value", ["0", "false", "No", "OFF", " off ", "n", "F", " "])
+def test_words_that_do_not_disable(installed: Environment, value: str) -> None:
+    done = installed.start(TAKEN_OVER, disable=value)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("flags", [[], ["-W", "error"]], ids=["warning", "error"])
+@pytest.mark.parametrize("value", ["maybe", "2", "x" * 1000])
+def test_other_words_disable_with_a_warning(installed: Environment, value: str, flags: list[str]) -> None:
+    assert installed.start("pass", disable=value, flags=flags).stderr == ""
+    code = "import mlx_vlm.utils; assert 'minicpmv4_6' not in mlx_vlm.utils.MODEL_REMAPPING"
+    done = installed.start(code, disable=value, flags=flags)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(f"RuntimeWarning: MINICPMV46_DISABLE={value[:20]!r} is neither 1 nor 0") == 1
+    assert len(done.stderr) < 500
+
+
 @pytest.mark.parametrize("editable", [False, True], ids=["wheel", "editable"])
 def test_uninstalling_leaves_nothing(
     editable: bool, source: Path, wheel: Path, make_environment: Callable[..., Environment]
