@@ -60,14 +60,14 @@ def is_our_checkpoint(path: object, keywords: Keywords) -> bool:
     """A checkpoint's folder, or its repository on the hub."""
     if not isinstance(path, str | Path) or keywords.get("subfolder"):
         return False
-    if Path(path).is_dir():
-        return is_our_folder(path, keywords)
-    from huggingface_hub import hf_hub_download
-
     hub = {name: keywords[name] for name in HUB_OPTIONS if name in keywords}
     try:
+        if Path(path).is_dir():
+            return is_our_folder(path, keywords)
+        from huggingface_hub import hf_hub_download
+
         return is_our_folder(Path(hf_hub_download(str(path), "config.json", **hub)).parent, keywords)
-    except Exception:  # whatever the hub or the network raises: transformers asks again, and says it in its words
+    except Exception:  # whatever the path, the hub or the network raises: transformers asks again, and says it
         return False
 
 

@@ -10,9 +10,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from minicpmv46.plugin import ours
+
+if TYPE_CHECKING:  # what rows name, for tools that follow imports to collect an application's modules
+    from minicpmv46.plugin import (  # noqa: F401
+        arch,
+        batches,
+        drafters,
+        grammar,
+        inputs,
+        loading,
+        messages,
+        processors,
+        request_options,
+        saving,
+        training,
+        whole,
+    )
 
 ARCHITECTURE = "mlx_vlm.models.minicpmv46"
 

@@ -1,5 +1,6 @@
 """A damaged installation: every other model of mlx-vlm works, one warning, and a checkpoint of ours is refused."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,6 +103,26 @@ def test_damage_at_start(environment: Environment, checkpoint: Path, name: str, 
         assert "Traceback" not in done.stderr
         assert done.stdout.startswith("minicpmv46 is damaged and does not load minicpmv4_6 (")
         assert done.stdout.endswith("reinstall it, or set MINICPMV46_DISABLE=1 to use mlx-vlm's own port\n")
+
+
+@pytest.mark.parametrize("kept", ["nothing", "demo", "guard.py", "plugin"])
+def test_what_is_left_of_a_package_that_was_removed_by_hand(
+    wheel: Path, checkpoint: Path, make_environment: Callable[..., Environment], kept: str
+) -> None:
+    """The `.pth` file is still there; so is our distribution, to pip."""
+    environment = make_environment(wheel)
+    package = environment.packages / "minicpmv46"
+    if kept == "nothing":
+        shutil.rmtree(package)
+    for entry in package.iterdir() if package.is_dir() else ():
+        if entry.name != kept:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    assert environment.start("pass").stderr == ""
+    environment.run(OTHER_MODELS)
+    done = environment.start("import mlx_vlm", load(checkpoint))
+    assert done.returncode == 0 and "MINICPMV46_DISABLE=1" in done.stdout
+    disabled = "import mlx_vlm.utils; mlx_vlm.utils.get_model_and_args({'model_type': 'minicpmv4_6'})"
+    assert environment.start(disabled, disable="1").stderr == ""
 
 
 @pytest.mark.parametrize("name", AT_START[::3])

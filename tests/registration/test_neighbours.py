@@ -74,7 +74,8 @@ def test_auto_processor_of_other_models_is_as_it_was(installed: Environment, tmp
         from transformers import AutoProcessor
         import mlx_vlm
 
-        for path in ({str(tmp_path)!r}, {str(tmp_path / "bad")!r}, "owner/name", "", 5, None, b"x"):
+        folders = {str(tmp_path)!r}, {str(tmp_path / "bad")!r}
+        for path in (*folders, "owner/name", "", "x" * 5000, "a\\0b", 5, None, b"x"):
             try:
                 print(AutoProcessor.from_pretrained(path))
             except Exception as error:

@@ -1,5 +1,6 @@
 """The table of what is changed in mlx-vlm, row by row, against the mlx-vlm that is installed."""
 
+import ast
 import importlib
 import inspect
 import sys
@@ -98,6 +99,18 @@ def test_row_is_applied_and_told(row: Patch | Entry) -> None:
 
 def test_nothing_is_recorded_for_rows_that_are_gone() -> None:
     assert RECORDED.keys() == {title(row) for row in PATCHES}
+
+
+def test_modules_of_rows_are_seen_by_tools_that_follow_imports() -> None:
+    """Those that freeze an application look for import statements, run or not."""
+    source = inspect.getsource(sys.modules[Patch.__module__])
+    imported = {
+        f"{node.module}.{name.name}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ImportFrom)
+        for name in node.names
+    }
+    assert {row.instead.partition(":")[0] for row in PATCHES} | {"minicpmv46.plugin.arch"} <= imported
 
 
 EVERYWHERE = """
