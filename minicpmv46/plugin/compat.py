@@ -7,7 +7,6 @@ deep inside into a statement about versions.
 import importlib
 import re
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 
@@ -87,11 +86,9 @@ def require() -> None:
 def warn_of_server() -> None:
     """Warn, in a process of mlx-vlm's server, where it cannot pass the options of a request on."""
     if "mlx_vlm.server" in sys.modules and (found := missing("server", USED_BY_SERVER)):
-        warnings.warn(
-            f"this mlx-vlm's server passes no processor options of a request on: {', '.join(found)}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        from minicpmv46.guard import tell
+
+        tell(f"this mlx-vlm's server passes no processor options of a request on: {', '.join(found)}")
 
 
 def import_or_none(name: str) -> ModuleType | None:
