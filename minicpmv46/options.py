@@ -230,7 +230,7 @@ class Options:
         for_images = _own("images_kwargs", given.get("images_kwargs"), MediaOptions)
         for_videos = _own("videos_kwargs", given.get("videos_kwargs"), VideoOptions)
         # One prompt numbers its images and its videos alike.
-        ids = {own["use_image_id"] for own in (for_images, for_videos) if own.get("use_image_id") is not None}
+        ids = {switch(name, own[name]) for own in (for_images, for_videos) for name in own if name == "use_image_id"}
         if len(ids) > 1:
             raise ValueError("images_kwargs and videos_kwargs have different values of use_image_id")
         if ids:

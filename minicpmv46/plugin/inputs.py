@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import mlx.core as mx
@@ -18,13 +17,11 @@ from mlx_vlm.generate.ar import generate_step
 
 from minicpmv46 import options
 from minicpmv46.model import NO_SPECULATION
+from minicpmv46.options import meant
 from minicpmv46.processing import MiniCPMV46Processor
 
 # Keywords that go to the processor.
 OPTIONS = (*options.OPTIONS, "video_metadata")
-
-# Likeness from which a keyword counts as a misspelt option; mlx-vlm's own keywords stay far below.
-SIMILAR = 0.85
 
 
 def prepare_inputs(
@@ -98,8 +95,8 @@ def refuse_misspelt(keywords: Iterable[str], names: Sequence[str] = OPTIONS) -> 
     """mlx-vlm lets unknown keywords pass down to where they are lost; those that were meant for us stop here."""
     known = {*names, *inspect.signature(generate_step).parameters}
     for keyword in keywords:
-        if keyword not in known and (meant := get_close_matches(keyword, names, n=1, cutoff=SIMILAR)):
-            raise TypeError(f"unknown option {keyword!r}; did you mean {meant[0]!r}?")
+        if keyword not in known and (guess := meant(keyword, names)):
+            raise TypeError(f"unknown option {keyword!r}; did you mean {guess!r}?")
 
 
 def _given(media: Any) -> Any:
