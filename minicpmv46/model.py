@@ -200,7 +200,7 @@ class Model(nn.Module):
             if found != filled:
                 raise ValueError(
                     f"the prompt has {found} tokens of id {token_id} for {filled} visual features; "
-                    "it must not be cut inside an image or a video"
+                    "it must not be cut inside an image or a video (in training: raise --max-seq-length)"
                 )
             if not own:
                 continue

@@ -97,6 +97,22 @@ def test_repeat_and_later_turns(loaded: tuple[Any, Any], name: str, thinking: bo
         np.testing.assert_allclose(result.logprobs, plain[id(turns)].logprobs, atol=1e-4)
 
 
+def test_turn_that_adds_a_picture(loaded: tuple[Any, Any]) -> None:
+    """mlx-vlm knows a prompt by all its pictures: with another one it is read whole."""
+    image, text = {"type": "image"}, {"type": "text", "text": QUESTION}
+    first = [{"role": "user", "content": [image, text]}]
+    second = [
+        *first,
+        {"role": "assistant", "content": "A roof."},
+        {"role": "user", "content": [image, {"type": "text", "text": "And this?"}]},
+    ]
+    cache = APCManager()
+    ask(loaded, first, cache, image=[ROOF], **SMALL)
+    result = ask(loaded, second, cache, image=[ROOF, WAVES], **SMALL)
+    assert result.cached_tokens == 0
+    assert result.token_ids == ask(loaded, second, image=[ROOF, WAVES], **SMALL).token_ids
+
+
 def said(answer: str, question: str) -> list[dict[str, Any]]:
     return [{"role": "assistant", "content": answer}, {"role": "user", "content": question}]
 
