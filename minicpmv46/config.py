@@ -75,6 +75,14 @@ def _pair(config: str, name: str, value: object) -> tuple[int, int]:
     return int(value[0]), int(value[1])
 
 
+def _token_ids(config: str, name: str, value: object) -> tuple[int, ...]:
+    """The ids of one integer, a list of them, or None."""
+    ids = value if isinstance(value, (list, tuple)) else () if value is None else (value,)
+    if not all(isinstance(i, int) for i in ids):
+        raise ValueError(f"{config}.{name} must be an integer or a list of integers, not {quote(value)}")
+    return tuple(ids)
+
+
 def _known(config: str, cls: type[_ConfigT], params: Mapping[str, Any], harmless: frozenset[str]) -> dict[str, Any]:
     """The entries of `params` that `cls` has a field for.
 
@@ -229,6 +237,7 @@ class MiniCPMV46Config:
     downsample_mode: DownsampleMode = "16x"
     merge_kernel_size: tuple[int, int] = (2, 2)
     merger_times: int = 1
+    eos_token_id: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         one_of(*DOWNSAMPLE_MODES)("downsample_mode", self.downsample_mode)
@@ -266,4 +275,5 @@ class MiniCPMV46Config:
         known["text_config"] = TextConfig.from_dict(params.get("text_config") or {})
         if "merge_kernel_size" in known:
             known["merge_kernel_size"] = _pair("config", "merge_kernel_size", known["merge_kernel_size"])
+        known["eos_token_id"] = _token_ids("config", "eos_token_id", params.get("eos_token_id"))
         return cls(**known)

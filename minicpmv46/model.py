@@ -43,6 +43,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config = config.text_config
         self.model_type = "qwen3_5_text"
+        self.stop_tokens = frozenset(config.eos_token_id)
         self.model = Decoder(config.text_config)
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)

@@ -61,7 +61,7 @@ def check_rows(found: np.ndarray, units: list[Unit], token_id: int) -> None:
     if found.sum() != filled:
         raise ValueError(
             f"the prompt has {found.sum()} tokens of id {token_id} for {filled} visual features; "
-            "it must not be cut inside an image or a video"
+            "it must not be cut inside an image or a video (in training: raise --max-seq-length)"
         )
     ends = np.cumsum([unit.tokens for unit in units]).tolist()
     last = 0
