@@ -48,15 +48,8 @@ _ROOT = frozenset(
         *("auto_map", "drop_vision_last_layer", "image_size", "insert_layer_id", "patch_size", "quantization"),
         *("quantization_config", "vision_start_token_id", "vision_end_token_id", "image_token_index"),
         *("video_token_index", "do_sample", "temperature", "top_p", "top_k", "repetition_penalty", "max_length"),
-        *(
-            "generation_config",
-            "max_new_tokens",
-            "min_p",
-            "presence_penalty",
-            "frequency_penalty",
-            "language_model_only",
-            "version",
-        ),
+        *("generation_config", "max_new_tokens", "min_p", "presence_penalty", "frequency_penalty"),
+        *("language_model_only", "version"),
     )
 )
 
