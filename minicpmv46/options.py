@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
@@ -173,6 +173,14 @@ class ImageProcessor:
     def __post_init__(self) -> None:
         check_options(self)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The section of a processor file as the official processor writes it."""
+        return {
+            **_section(self.slicing, self.pixels),
+            "use_image_id": self.use_image_id,
+            "image_processor_type": "MiniCPMV4_6ImageProcessor",
+        }
+
     def num_image_tokens(self, height: int, width: int, **given: Unpack[MediaOptions]) -> int:
         """Visual tokens of an image of `height` x `width` pixels, overview and slices together."""
         refuse_unknown(given, MediaOptions.__annotations__, "num_image_tokens")
@@ -192,6 +200,18 @@ class VideoProcessor:
     def __post_init__(self) -> None:
         check_options(self)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The section of a processor file as the official processor writes it."""
+        return {
+            **_section(self.slicing, self.pixels),
+            "max_num_frames": self.sampling.max_num_frames,
+            "stack_frames": self.sampling.stack_frames,
+            "do_sample_frames": self.do_sample_frames,
+            "return_metadata": False,
+            "use_image_id": True,
+            "video_processor_type": "MiniCPMV4_6VideoProcessor",
+        }
+
     def samplings(self, count: int) -> list[SamplingOptions]:
         """Sampling of each of `count` videos; raises `ValueError` where there are rates for another number."""
         if self.rates is None:
@@ -199,6 +219,17 @@ class VideoProcessor:
         if len(self.rates) != count:
             raise ValueError(f"fps has {len(self.rates)} entries for {count} video{'s' * (count != 1)}")
         return [replace(self.sampling, fps=rate) for rate in self.rates]
+
+
+def _section(slicing: SliceOptions, pixels: PixelOptions) -> dict[str, Any]:
+    """What both halves have in a file."""
+    return {
+        **FIXED,
+        **asdict(slicing),
+        "image_mean": list(pixels.image_mean),
+        "image_std": list(pixels.image_std),
+        "rescale_factor": pixels.rescale_factor,
+    }
 
 
 @dataclass(frozen=True)

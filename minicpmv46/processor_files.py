@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,6 @@ _HARMLESS = frozenset(
         *("image_feature_size", "pack_image_by_patch", "unk"),
     )
 )
-_SAMPLING = ("max_num_frames", "stack_frames")
 
 
 def load_options(folder: Path) -> Options:
@@ -68,33 +67,12 @@ def load_options(folder: Path) -> Options:
 
 def save_options(folder: Path, options: Options) -> None:
     """Write `processor_config.json` in the official layout."""
-    image, video = options.images, options.videos
     content = {
-        "image_processor": {
-            **_common(image, image.use_image_id),
-            "image_processor_type": "MiniCPMV4_6ImageProcessor",
-        },
+        "image_processor": options.images.to_dict(),
         "processor_class": "MiniCPMV4_6Processor",
-        "video_processor": {
-            **_common(video, True),
-            **{name: getattr(video.sampling, name) for name in _SAMPLING},
-            "do_sample_frames": video.do_sample_frames,
-            "return_metadata": False,
-            "video_processor_type": "MiniCPMV4_6VideoProcessor",
-        },
+        "video_processor": options.videos.to_dict(),
     }
     (folder / "processor_config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-
-
-def _common(half: ImageProcessor | VideoProcessor, use_image_id: bool) -> dict[str, Any]:
-    return {
-        **FIXED,
-        **asdict(half.slicing),
-        "image_mean": list(half.pixels.image_mean),
-        "image_std": list(half.pixels.image_std),
-        "rescale_factor": half.pixels.rescale_factor,
-        "use_image_id": use_image_id,
-    }
 
 
 def _half(half: Any, params: Any, section: str, known: Any) -> Any:
