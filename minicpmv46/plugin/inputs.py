@@ -9,27 +9,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from mlx_vlm.generate.ar import generate_step
-from mlx_vlm.utils import resize_image
-from PIL import Image
 
-from minicpmv46.image import flatten_images, read_image
+from minicpmv46 import options
 from minicpmv46.model import NO_SPECULATION
+from minicpmv46.options import meant
 from minicpmv46.processing import MiniCPMV46Processor
 
-# Keywords of the processor that are arguments of this function.
-_OWN = ("text", "images", "videos", "add_special_tokens", "padding", "padding_side", "return_tensors", "with_places")
-OPTIONS = tuple(
-    name for name in inspect.signature(MiniCPMV46Processor.__call__).parameters if name not in ("self", *_OWN)
-)
-
-# Likeness from which a keyword counts as a misspelt option; mlx-vlm's own keywords stay far below.
-SIMILAR = 0.85
+# Keywords that go to the processor.
+OPTIONS = (*options.OPTIONS, "video_metadata")
 
 
 def prepare_inputs(
@@ -60,22 +52,19 @@ def prepare_inputs(
     if kwargs.get("draft_model") is not None:  # generation would ask the drafter for its layers first
         raise ValueError(NO_SPECULATION)
     refuse_misspelt(kwargs)
-    options = {name: kwargs[name] for name in OPTIONS if kwargs.get(name) is not None}
-    sources = flatten_images(_given(images))
-    if resize_shape is not None:
-        names = [f"image {i}" for i in range(len(sources))]
-        sources = [_fit(read_image(s, name), resize_shape, name) for s, name in zip(sources, names, strict=True)]
+    given = {name: kwargs[name] for name in OPTIONS if kwargs.get(name) is not None}
     inputs = processor(
         text=prompts,
-        images=sources,
+        images=_given(images),
         videos=_given(videos),
+        resize_shape=resize_shape,
         add_special_tokens=add_special_tokens,
         padding=padding,
         padding_side=padding_side,
         # mlx-vlm's prefix cache knows pictures by `pixel_values` alone. Without the places, blank pictures of one area
         # but of other shapes are the same to it.
         with_places=True,
-        **options,
+        **given,
     )
     # Evaluated here: mlx-vlm's server prepares requests on threads of their own.
     return {name: mx.array(value) if isinstance(value, np.ndarray) else value for name, value in inputs.items()}
@@ -106,19 +95,9 @@ def refuse_misspelt(keywords: Iterable[str], names: Sequence[str] = OPTIONS) -> 
     """mlx-vlm lets unknown keywords pass down to where they are lost; those that were meant for us stop here."""
     known = {*names, *inspect.signature(generate_step).parameters}
     for keyword in keywords:
-        if keyword not in known and (meant := get_close_matches(keyword, names, n=1, cutoff=SIMILAR)):
-            raise TypeError(f"unknown option {keyword!r}; did you mean {meant[0]!r}?")
+        if keyword not in known and (guess := meant(keyword, names)):
+            raise TypeError(f"unknown option {keyword!r}; did you mean {guess!r}?")
 
 
 def _given(media: Any) -> Any:
     return None if media is not None and hasattr(media, "__len__") and len(media) == 0 else media
-
-
-def _fit(image: Image.Image, box: tuple[int, int], name: str) -> Image.Image:
-    """mlx-vlm's `--resize-shape`: the largest size of the image's shape within `box` = (width, height)."""
-    width, height = image.size
-    if min(box[0] / width, box[1] / height) * min(width, height) < 1:
-        raise ValueError(f"{name}: resize_shape {tuple(box)} leaves no pixel of {width}x{height} (width x height)")
-    fitted: Image.Image = resize_image(image, box)
-    fitted.info.pop("transparency", None)  # the image is opaque since it was read
-    return fitted

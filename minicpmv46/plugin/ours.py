@@ -26,6 +26,11 @@ def is_our_model(model: object, _: Keywords) -> bool:
     return _is_instance(model, "minicpmv46.model", "Model")
 
 
+def keeps_our_prompts(coordinator: object, _: Keywords) -> bool:
+    """The prefix cache of a language model of ours."""
+    return _is_instance(getattr(coordinator, "model", None), "minicpmv46.model", "LanguageModel")
+
+
 def is_our_processor(processor: object, _: Keywords) -> bool:
     return _is_instance(processor, "minicpmv46.processing", "MiniCPMV46Processor")
 

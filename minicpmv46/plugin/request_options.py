@@ -16,11 +16,6 @@ from mlx_vlm.server.generation import GenerationArguments
 
 from minicpmv46.plugin.inputs import OPTIONS, refuse_misspelt
 from minicpmv46.processing import MiniCPMV46Processor
-from minicpmv46.processor_options import with_options
-from minicpmv46.sampling import SamplingOptions
-
-# Have one entry a video, so that only the request's videos show whether they fit.
-_PER_VIDEO = ("fps", "video_metadata")
 
 
 class BadRequest(HTTPException):
@@ -94,8 +89,4 @@ def request_options(request: Any, processor: MiniCPMV46Processor) -> dict[str, A
 
 
 def _check_values(processor: MiniCPMV46Processor, options: Mapping[str, Any]) -> None:
-    """Let the processor look at all options; a text has no media to spend time on."""
-    rates = options.get("fps")
-    for rate in rates if isinstance(rates, list) else [rates]:
-        with_options(SamplingOptions(), {"fps": rate})
-    processor("text", **{name: value for name, value in options.items() if name not in _PER_VIDEO})
+    processor.options.updated("the request", **{n: v for n, v in options.items() if n != "video_metadata"})

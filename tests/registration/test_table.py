@@ -35,6 +35,7 @@ RECORDED = {
         "0.7.9, 0.7.10": "model processor images audios prompts max_tokens verbose group_by_shape track_image_sizes "
         "videos **kwargs"
     },
+    "mlx_vlm.apc_coordinator.APCCoordinator.checkpoint_lengths": {"0.7.9, 0.7.10": "self token_ids media_token_ids"},
     "mlx_vlm.utils.group_images_by_shape": {"0.7.9, 0.7.10": "images disable_grouping"},
     "mlx_vlm.structured.build_json_schema_logits_processor": {"0.7.9, 0.7.10": "tokenizer schema"},
     "mlx_vlm.speculative.drafters.validate_drafter_compatibility": {
