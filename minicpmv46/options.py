@@ -8,20 +8,20 @@ the halves below. `Options.updated` takes what somebody gave, by name, and retur
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import numpy as np
 
-from .checks import check_options, names, option, positive, quote, switch
+from .checks import check_options, option, positive, quote, switch
 from .config import DownsampleMode
 from .image import PixelOptions
 from .limits import Limits
 from .resize import BICUBIC
 from .sampling import SamplingOptions
 from .slicing import SliceOptions, plan_slices
+from .spelling import refuse_unknown
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -76,36 +76,6 @@ class GivenOptions(VideoOptions, total=False):
     videos_kwargs: VideoOptions | None
 
 
-# Names that people try, and the option that they mean.
-LIKELY = {
-    "max_slices": "max_slice_nums",
-    "num_slices": "max_slice_nums",
-    "slices": "max_slice_nums",
-    "slice_nums": "max_slice_nums",
-    "max_slice_num": "max_slice_nums",
-    "slicing": "slice_mode",
-    "downsample": "downsample_mode",
-    "downsampling": "downsample_mode",
-    "mode": "downsample_mode",
-    "token_mode": "downsample_mode",
-    "compression": "downsample_mode",
-    "resolution": "scale_resolution",
-    "image_id": "use_image_id",
-    "image_ids": "use_image_id",
-    "num_frames": "nframes",
-    "frames": "max_num_frames",
-    "n_frames": "nframes",
-    "max_nframes": "max_num_frames",
-    "stack": "stack_frames",
-    "sample_frames": "do_sample_frames",
-    "frame_rate": "fps",
-    "video_fps": "fps",
-    "image_kwargs": "images_kwargs",
-    "video_kwargs": "videos_kwargs",
-}
-# Likeness from which a name counts as a misspelt option; mlx-vlm's own names stay far below.
-SIMILAR = 0.85
-
 # Steps that the model's numbers depend on. They may be named, in a file or in a call, with these values only.
 FIXED = {
     "do_resize": True,
@@ -114,22 +84,6 @@ FIXED = {
     "do_convert_rgb": True,
     "resample": BICUBIC,
 }
-
-
-def meant(name: str, known: Iterable[str]) -> str | None:
-    """The known option that an unknown name almost is; None where there is none."""
-    known = list(known)
-    if LIKELY.get(name) in known:
-        return LIKELY[name]
-    return next(iter(get_close_matches(name, known, n=1, cutoff=SIMILAR)), None)
-
-
-def refuse_unknown(given: Iterable[str], known: Iterable[str], where: str) -> None:
-    """Raise `TypeError` where `given` has names that are not known, with the known ones and the one that was meant."""
-    known = list(known)
-    if unknown := [name for name in given if name not in known]:
-        guesses = [f"; {quote(name)} is probably {guess!r}" for name in unknown[:5] if (guess := meant(name, known))]
-        raise TypeError(f"{where} has unknown options {names(unknown)}{''.join(guesses)}; known: {', '.join(known)}")
 
 
 def _rates(_: str, value: Any) -> tuple[float, ...] | None:

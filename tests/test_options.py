@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from mlx_vlm.utils import prepare_inputs
 from refusals import refuse
 
-from minicpmv46.options import LIKELY, OPTIONS, GivenOptions, MediaOptions, Options, VideoOptions
+from minicpmv46.options import OPTIONS, GivenOptions, MediaOptions, Options, VideoOptions
 from minicpmv46.processing import MiniCPMV46Processor
 from minicpmv46.sampling import SamplingOptions
 from minicpmv46.slicing import SliceOptions
+from minicpmv46.spelling import LIKELY
 
 FRAMES = ("max_num_frames", "stack_frames", "nframes", "min_frames", "max_frames")
 INTEGERS = ("max_slice_nums", "scale_resolution", *FRAMES)

@@ -17,8 +17,8 @@ from mlx_vlm.generate.ar import generate_step
 
 from minicpmv46 import options
 from minicpmv46.model import NO_SPECULATION
-from minicpmv46.options import meant
 from minicpmv46.processing import MiniCPMV46Processor
+from minicpmv46.spelling import meant
 
 # Keywords that go to the processor.
 OPTIONS = (*options.OPTIONS, "video_metadata")
