@@ -16,10 +16,10 @@ from typing import Any
 
 from minicpmv46 import stand_back
 from minicpmv46.plugin.patches import ARCHITECTURE, TABLE
-from minicpmv46.plugin.routing import apply, module_of, rebind, resolve
+from minicpmv46.plugin.routing import apply, modules_of, rebind, resolve
 
 BUILT_IN = "mlx_vlm.models.minicpmv4_6"
-PATCHED = frozenset(map(module_of, TABLE))
+PATCHED = frozenset(name for row in TABLE for name in modules_of(row))
 
 
 class PatchingLoader(Loader):

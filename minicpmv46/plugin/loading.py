@@ -9,7 +9,7 @@ from typing import Any
 
 from minicpmv46.plugin.compat import warn_of_server
 from minicpmv46.plugin.patches import ARCHITECTURE, TABLE, Patch
-from minicpmv46.plugin.routing import resolve
+from minicpmv46.plugin.routing import apply, resolve
 
 
 def load_model(original: Callable[..., Any], model_path: str | Path, *args: Any, **kwargs: Any) -> Any:
@@ -34,6 +34,7 @@ def load_model(original: Callable[..., Any], model_path: str | Path, *args: Any,
     from minicpmv46.checkpoint import check_checkpoint
 
     check_checkpoint(Path(model_path))
+    apply("mlx_vlm.utils")  # the processor is asked for next: again in front of whoever patched AutoProcessor since
     return original(model_path, *args, **kwargs)
 
 

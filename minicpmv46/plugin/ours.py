@@ -1,6 +1,7 @@
 """How an argument of a call shows that the call is ours.
 
 These run for every model. None of them imports our model or processor: while those are not loaded, none exists.
+Each says yes only to what is ours, since our function may fail where this package is damaged.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from minicpmv46.config import MODEL_TYPE
+MODEL_TYPE = "minicpmv4_6"  # `config.MODEL_TYPE`, without that module's imports
 
 MARK = "__minicpmv46__"  # attribute of what is ours and has no class of ours: tokenizers
 
@@ -43,12 +44,6 @@ def is_our_config(config: object, _: Keywords) -> bool:
     """A config, a dict or an object."""
     value = config.get("model_type") if isinstance(config, dict) else getattr(config, "model_type", None)
     return isinstance(value, str) and value.lower() == MODEL_TYPE  # as mlx-vlm compares it
-
-
-def is_our_type(model_types: object, _: Keywords) -> bool:
-    """A model type, or several."""
-    names = model_types if isinstance(model_types, (list, tuple, set)) else [model_types]
-    return any(isinstance(name, str) and name.lower() == MODEL_TYPE for name in names)
 
 
 def is_our_folder(folder: object, keywords: Keywords) -> bool:

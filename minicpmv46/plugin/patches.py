@@ -51,7 +51,7 @@ class Patch:
         until: what mlx-vlm would have to offer to do without.
         around: whether `instead` gets the original first, before the arguments.
         need: what is not there without it.
-        after: the module of mlx-vlm whose execution is waited for; None is `module`.
+        after: the modules of mlx-vlm after whose execution the row is applied; empty for `module` itself.
     """
 
     module: str
@@ -63,7 +63,7 @@ class Patch:
     until: str
     around: bool = False
     need: Need = "load"
-    after: str | None = None
+    after: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Entry:
     value: str = ""
     value_of: str = ""
     need: Need = "load"
-    after: str | None = None
+    after: tuple[str, ...] = ()
 
 
 ENTRY_POINTS = "entry points for models"
@@ -113,19 +113,10 @@ TABLE: tuple[Patch | Entry, ...] = (
         argument="pretrained_model_name_or_path",
         is_ours=ours.is_our_checkpoint,
         instead="minicpmv46.plugin.processors:from_pretrained",
-        # Not before: who uses transformers without mlx-vlm finds it as it was.
-        after="mlx_vlm.utils",
+        # Not before: who uses transformers without mlx-vlm finds it as it was. And again when mlx-vlm's own port, which
+        # that of 4.7 imports, has put itself in front, where it would hide what is wrong with a processor.
+        after=("mlx_vlm.utils", "mlx_vlm.models.minicpmv4_6.processing_minicpmv4_6"),
         why="mlx-vlm's loader, and programs beside it, ask AutoProcessor, whose class for this type needs torch",
-        until="a model's module that names its processor",
-    ),
-    Patch(
-        "mlx_vlm.models.base",
-        "install_auto_processor_patch",
-        argument="target_model_types",
-        is_ours=ours.is_our_type,
-        instead="minicpmv46.plugin.processors:install_auto_processor_patch",
-        around=True,
-        why="mlx-vlm's own port takes AutoProcessor when the port of 4.7 imports it, and hides errors of a processor",
         until="a model's module that names its processor",
     ),
     # Requests

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-from minicpmv46.config import MODEL_TYPE
+from minicpmv46.plugin.ours import MODEL_TYPE
 from minicpmv46.plugin.patches import TABLE, Entry, Patch
 
 ROW = "__minicpmv46_row__"  # attribute of a replacement: its row
@@ -19,9 +19,9 @@ Function = Callable[..., Any]
 Replaced = list[tuple[Function, Function]]
 
 
-def module_of(row: Patch | Entry) -> str:
-    """The module of mlx-vlm after whose execution a row is applied."""
-    return row.after or row.module
+def modules_of(row: Patch | Entry) -> tuple[str, ...]:
+    """The modules of mlx-vlm after whose execution a row is applied."""
+    return row.after or (row.module,)
 
 
 def apply(module_name: str) -> Replaced:
@@ -35,7 +35,7 @@ def apply(module_name: str) -> Replaced:
     """
     replaced = []
     for row in TABLE:
-        if module_of(row) == module_name:
+        if module_name in modules_of(row):
             module = importlib.import_module(row.module)
             if isinstance(row, Entry):
                 _enter(row, module)

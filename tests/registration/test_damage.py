@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from environments import Environment
 
+from minicpmv46 import config, guard
+from minicpmv46.plugin import ours, patches
+
 ROOT = Path(__file__).parents[2]
 
 # What Python and mlx-vlm import of this package by themselves, before a checkpoint of ours is there.
 AT_START = (
     "__init__.py",
-    "config.py",
     "plugin/__init__.py",
     "plugin/hook.py",
     "plugin/ours.py",
@@ -24,12 +26,11 @@ AT_START = (
 LATER = sorted(
     {str(file.relative_to(ROOT / "minicpmv46")) for file in (ROOT / "minicpmv46").rglob("*.py")}
     - {*AT_START, "guard.py", "demo/__init__.py", "demo/__main__.py"}
-    | {"config.py"}
 )
 
 DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
     "half": lambda content: content[: len(content) // 2],
-    "lines": lambda content: b"".join(content.splitlines(True)[: content.count(b"\n") // 2]),
+    "lines": lambda content: b"".join(content.splitlines(True)[: content.count(b"\n") // 2]) or content[:9],
     "zeros": lambda content: content[: len(content) // 2].ljust(len(content), b"\0"),
     "encoding": lambda content: content[: len(content) // 2] + b"\xff\xfe" + content[len(content) // 2 :],
     "empty": lambda content: b"",
@@ -80,13 +81,9 @@ def test_what_is_imported_at_start(environment: Environment) -> None:
     assert {str(Path(name).relative_to(environment.packages / "minicpmv46")) for name in names.split()} == {*AT_START}
 
 
-# Cut between two statements, these still hold all that is used at start.
-WHOLE_ENOUGH = {("config.py", "lines"), ("plugin/__init__.py", "lines")}
-
-
 @pytest.mark.parametrize(
     ("name", "damage"),
-    sorted({(name, damage) for name in AT_START for damage in ("half", "lines")} - WHOLE_ENOUGH)
+    [(name, damage) for name in AT_START for damage in ("half", "lines")]
     + [
         (name, damage)
         for name in ("__init__.py", "plugin/hook.py")
@@ -182,7 +179,7 @@ def test_damaged_guard_alone_changes_nothing(environment: Environment, checkpoin
     assert (done.stdout, done.stderr) == ("minicpmv46.model\n", "")
 
 
-@pytest.mark.parametrize("name", ["plugin/hook.py", "config.py"])
+@pytest.mark.parametrize("name", ["plugin/hook.py", "plugin/patches.py"])
 def test_damage_where_pth_files_are_not_read(environment: Environment, checkpoint: Path, name: str) -> None:
     """Imported by hand, before or after mlx-vlm."""
     with damaged(environment.packages / "minicpmv46" / name, DAMAGES["half"]):
@@ -191,3 +188,9 @@ def test_damage_where_pth_files_are_not_read(environment: Environment, checkpoin
             assert done.returncode == 0, done.stderr
             assert done.stderr.count("RuntimeWarning: minicpmv46 is damaged") == 1
             assert done.stdout.startswith("minicpmv46 is damaged and does not load minicpmv4_6 (")
+
+
+def test_the_model_type_is_the_same_everywhere() -> None:
+    """The guard and the questions asked of every model import nothing for it."""
+    assert config.MODEL_TYPE == guard.MODEL_TYPE == ours.MODEL_TYPE
+    assert guard.REFUSED == patches.ARCHITECTURE

@@ -23,7 +23,6 @@ RECORDED = {
     "transformers.models.auto.processing_auto.AutoProcessor.from_pretrained": {
         "transformers 5.23.0": "cls pretrained_model_name_or_path **kwargs"
     },
-    "mlx_vlm.models.base.install_auto_processor_patch": {"0.7.9, 0.7.10": "target_model_types processor_cls"},
     "mlx_vlm.utils.prepare_inputs": {
         "0.7.9, 0.7.10": "processor images audio videos prompts image_token_index resize_shape add_special_tokens "
         "padding padding_side pad_to_uniform_size return_tensors **kwargs"
@@ -85,7 +84,7 @@ def test_original_is_the_recorded_one(row: Patch) -> None:
 
 @pytest.mark.parametrize("row", TABLE, ids=title)
 def test_row_is_applied_and_told(row: Patch | Entry) -> None:
-    importlib.import_module(routing.module_of(row))
+    importlib.import_module(routing.modules_of(row)[0])
     assert row.why and row.until
     if isinstance(row, Entry):
         entered = routing.lookup(sys.modules[row.module], row.name)["minicpmv4_6"]
