@@ -127,7 +127,9 @@ class VisionConfig:
             known["window_kernel_size"] = _pair("vision_config", "window_kernel_size", known["window_kernel_size"])
         for name in ("image_size", "patch_size"):
             if not isinstance(known.get(name, 0), int):
-                raise ValueError(f"vision_config.{name} = {known[name]!r} is not supported; supported: one integer")
+                raise ValueError(
+                    f"vision_config.{name} = {quote(known[name])} is not supported; supported: one integer"
+                )
         return cls(**known)
 
     @property
@@ -184,7 +186,7 @@ class TextConfig:
         for i, layer_type in enumerate(self.layer_types):
             if layer_type not in ("linear_attention", "full_attention"):
                 raise ValueError(
-                    f"text_config.layer_types[{i}] = {layer_type!r} is not supported; "
+                    f"text_config.layer_types[{i}] = {quote(layer_type)} is not supported; "
                     "supported: 'linear_attention', 'full_attention'"
                 )
 
@@ -257,14 +259,16 @@ class MiniCPMV46Config:
             ValueError: `model_type` is another model's, a placeholder id is missing, or a value is unsupported.
         """
         if params.get("model_type") != MODEL_TYPE:
-            raise ValueError(f"config.json has model_type {params.get('model_type')!r}, expected {MODEL_TYPE!r}")
+            raise ValueError(f"config.json has model_type {quote(params.get('model_type'))}, expected {MODEL_TYPE!r}")
         _require("config", params, "drop_vision_last_layer", False)
         if not isinstance(params.get("image_token_id"), int):
             raise ValueError(
                 f"config.json needs an integer image_token_id, found {quote(params.get('image_token_id'))}"
             )
         if not isinstance(params.get("video_token_id"), int | None):
-            raise ValueError(f"config.json needs an integer video_token_id or none, found {params['video_token_id']!r}")
+            raise ValueError(
+                f"config.json needs an integer video_token_id or none, found {quote(params['video_token_id'])}"
+            )
         known = _known("config.json", cls, params, _GENERIC | _ROOT)
         # The root's insert_layer_id replaces the vision section's, as in the official configuration class.
         vision = {**(params.get("vision_config") or {}), "insert_layer_id": params.get("insert_layer_id", 6)}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .checks import quote
 from .slicing import Size, SliceOptions, SlicePlan, plan_slices
 
 # Patches that are normalized at once: their indices into the table are eight times as large and stay in a cache.
@@ -37,7 +38,7 @@ class PixelOptions:
     def __post_init__(self) -> None:
         for name in ("image_mean", "image_std"):
             if len(getattr(self, name)) != 3:
-                raise ValueError(f"{name} needs three values, not {getattr(self, name)!r}")
+                raise ValueError(f"{name} needs three values, not {quote(getattr(self, name))}")
 
     def image_levels(self) -> np.ndarray:
         """Normalized value of each level and channel of an image, float32 [256, 3].

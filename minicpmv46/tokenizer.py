@@ -42,7 +42,7 @@ def token_id(tokenizer: Any, token: str) -> int:
     """Id of a token; raises `ValueError` where the tokenizer does not know it."""
     found = tokenizer.convert_tokens_to_ids(token)
     if found is None or found == tokenizer.unk_token_id:
-        raise ValueError(f"the tokenizer has no token {token!r}")
+        raise ValueError(f"the tokenizer has no token {quote(token)}")
     return int(found)
 
 
