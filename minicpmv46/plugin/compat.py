@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 
 from minicpmv46 import __version__
-from minicpmv46.plugin.patches import TABLE, Entry, Need, Patch
+from minicpmv46.plugin.patches import TABLE
 from minicpmv46.plugin.routing import lookup, parameters
+from minicpmv46.plugin.rows import Entry, Need, Patch
 
 MINIMUM = "0.7.9"
 

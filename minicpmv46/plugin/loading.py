@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from minicpmv46.plugin.compat import warn_of_server
-from minicpmv46.plugin.patches import ARCHITECTURE, TABLE, Patch
+from minicpmv46.plugin.patches import ARCHITECTURE, TABLE
 from minicpmv46.plugin.routing import apply, resolve
+from minicpmv46.plugin.rows import Patch
 
 
 def load_model(original: Callable[..., Any], model_path: str | Path, *args: Any, **kwargs: Any) -> Any:

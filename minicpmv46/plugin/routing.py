@@ -11,7 +11,8 @@ from types import ModuleType
 from typing import Any
 
 from minicpmv46.plugin.ours import MODEL_TYPE
-from minicpmv46.plugin.patches import TABLE, Entry, Patch
+from minicpmv46.plugin.patches import TABLE
+from minicpmv46.plugin.rows import Entry, Patch
 
 ROW = "__minicpmv46_row__"  # attribute of a replacement: its row
 

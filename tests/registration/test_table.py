@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from environments import Environment
 
-from minicpmv46.plugin import routing
-from minicpmv46.plugin.patches import TABLE, Entry, Patch
+from minicpmv46.plugin import patches, routing
+from minicpmv46.plugin.patches import TABLE
+from minicpmv46.plugin.rows import Entry, Patch
 
 PATCHES = [row for row in TABLE if isinstance(row, Patch)]
 
@@ -103,7 +104,7 @@ def test_nothing_is_recorded_for_rows_that_are_gone() -> None:
 
 def test_modules_of_rows_are_seen_by_tools_that_follow_imports() -> None:
     """Those that freeze an application look for import statements, run or not."""
-    source = inspect.getsource(sys.modules[Patch.__module__])
+    source = inspect.getsource(patches)
     imported = {
         f"{node.module}.{name.name}"
         for node in ast.walk(ast.parse(source))
@@ -118,8 +119,9 @@ EVERYWHERE = """
     import mlx_vlm, mlx_vlm.convert, mlx_vlm.generate, mlx_vlm.quant_utils, mlx_vlm.server, mlx_vlm.server.app
     import mlx_vlm.speculative.drafters, mlx_vlm.structured, mlx_vlm.trainer, mlx_vlm.trainer.peft, mlx_vlm.train
     LATE
-    from minicpmv46.plugin.patches import TABLE, Patch
+    from minicpmv46.plugin.patches import TABLE
     from minicpmv46.plugin.routing import lookup
+    from minicpmv46.plugin.rows import Patch
 
     originals = {
         id(lookup(sys.modules[row.module], row.name).__wrapped__): row.name for row in TABLE if isinstance(row, Patch)
