@@ -49,9 +49,16 @@ NEEDED = {
         "KVCache",
     ),
 }
-# What only the processor options of a server's requests need: without it the server answers with the checkpoint's.
+# What only requests to the server need: without it the server answers with the checkpoint's options.
 SERVER = {
-    "mlx_vlm.server.generation": ("GenerationArguments.preprocessing_kwargs",),
+    "mlx_vlm.server.anthropic": ("_anthropic_error_response",),
+    "mlx_vlm.server.generation": (
+        "GenerationArguments.preprocessing_kwargs",
+        "GenerationArguments.to_template_kwargs",
+        "PromptTooLongError",
+        "ResponseGenerator.generate",
+        "ResponseGenerator.validate_context_budget",
+    ),
     "mlx_vlm.server.request_normalization": ("_build_gen_args",),
 }
 TABLES = ("mlx_vlm.utils.MODEL_REMAPPING", "mlx_vlm.prompt_utils.MODEL_CONFIG")  # written to: must be dicts

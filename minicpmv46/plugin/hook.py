@@ -20,6 +20,8 @@ PATCHES = {
     "mlx_vlm.utils": "patch_utils",
     "mlx_vlm.prompt_utils": "patch_prompt_utils",
     "mlx_vlm.quant_utils": "patch_quantization",
+    "mlx_vlm.server.anthropic": "patch_anthropic",
+    "mlx_vlm.server.generation": "patch_generator",
     "mlx_vlm.server.request_normalization": "patch_requests",
     "mlx_vlm.speculative.drafters": "patch_drafters",
     "mlx_vlm.structured": "patch_structured",

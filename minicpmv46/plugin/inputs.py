@@ -8,8 +8,9 @@ with mlx-vlm's video flags and those of its keywords that are the processor's op
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -20,6 +21,7 @@ from PIL import Image
 
 from minicpmv46.image import flatten_images, read_image
 from minicpmv46.model import NO_SPECULATION
+from minicpmv46.plugin.messages import REQUEST
 from minicpmv46.processing import MiniCPMV46Processor
 
 # Keywords of the processor that are arguments of this function.
@@ -30,6 +32,17 @@ OPTIONS = tuple(
 
 # Likeness from which a keyword counts as a misspelt option; mlx-vlm's own keywords stay far below.
 SIMILAR = 0.85
+# Names that other programs have for what is meant, and that are not alike.
+MEANT = {
+    "max_slices": "max_slice_nums",
+    "slices": "max_slice_nums",
+    "num_slices": "max_slice_nums",
+    "downsample": "downsample_mode",
+    "mode": "downsample_mode",
+    "num_frames": "nframes",
+    "frames": "nframes",
+    "num_videos": "video",
+}
 
 
 def prepare_inputs(
@@ -53,14 +66,42 @@ def prepare_inputs(
 
     Raises:
         ValueError: audio or a drafter is given, or what the processor raises.
-        TypeError: a keyword is almost the name of an option.
+        TypeError: a keyword is almost the name of an option, or another program's name for one.
     """
+    request = kwargs.pop(REQUEST, None)
+    make = partial(
+        _make_inputs,
+        processor,
+        prompts,
+        images=images,
+        audio=audio,
+        videos=videos,
+        resize_shape=resize_shape,
+        add_special_tokens=add_special_tokens,
+        padding=padding,
+        padding_side=padding_side,
+        keywords=kwargs,
+    )
+    return make() if request is None else request.inputs(make)
+
+
+def _make_inputs(
+    processor: MiniCPMV46Processor,
+    prompts: Any,
+    *,
+    images: Any,
+    audio: Any,
+    videos: Any,
+    resize_shape: tuple[int, int] | None,
+    keywords: Mapping[str, Any],
+    **tokenizing: Any,
+) -> dict[str, mx.array]:
     if audio is not None and (not hasattr(audio, "__len__") or len(audio) > 0):
         raise ValueError("MiniCPM-V 4.6 takes no audio")
-    if kwargs.get("draft_model") is not None:  # generation would ask the drafter for its layers first
+    if keywords.get("draft_model") is not None:  # generation would ask the drafter for its layers first
         raise ValueError(NO_SPECULATION)
-    refuse_misspelt(kwargs)
-    options = {name: kwargs[name] for name in OPTIONS if kwargs.get(name) is not None}
+    refuse_misspelt(keywords)
+    options = {name: keywords[name] for name in OPTIONS if keywords.get(name) is not None}
     sources = flatten_images(_given(images))
     if resize_shape is not None:
         names = [f"image {i}" for i in range(len(sources))]
@@ -69,12 +110,10 @@ def prepare_inputs(
         text=prompts,
         images=sources,
         videos=_given(videos),
-        add_special_tokens=add_special_tokens,
-        padding=padding,
-        padding_side=padding_side,
         # mlx-vlm's prefix cache knows pictures by `pixel_values` alone. Without the places, blank pictures of one area
         # but of other shapes are the same to it.
         with_places=True,
+        **tokenizing,
         **options,
     )
     # Evaluated here: mlx-vlm's server prepares requests on threads of their own.
@@ -105,8 +144,9 @@ def training_inputs(
 def refuse_misspelt(keywords: Iterable[str], names: Sequence[str] = OPTIONS) -> None:
     """mlx-vlm lets unknown keywords pass down to where they are lost; those that were meant for us stop here."""
     known = {*names, *inspect.signature(generate_step).parameters}
-    for keyword in keywords:
-        if keyword not in known and (meant := get_close_matches(keyword, names, n=1, cutoff=SIMILAR)):
+    for keyword in (keyword for keyword in keywords if keyword not in known):
+        meant = [MEANT[keyword]] if keyword in MEANT else get_close_matches(keyword, names, n=1, cutoff=SIMILAR)
+        if meant:
             raise TypeError(f"unknown option {keyword!r}; did you mean {meant[0]!r}?")
 
 

@@ -8,6 +8,7 @@ of our checkpoints is loaded, since importing mlx-vlm for another model must not
 import functools
 import importlib
 import inspect
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -89,9 +90,21 @@ def patch_adapters(adapters: ModuleType) -> None:
 
 
 def patch_requests(request_normalization: ModuleType) -> None:
-    """Make mlx-vlm's server hand on a request's processor options (see `compat.SERVER`) and the places of videos."""
+    """Make mlx-vlm's server hand on what a request says about our processor and template (see `compat.SERVER`)."""
     replace(request_normalization, "_build_gen_args", routed_arguments)
-    replace(request_normalization, "normalize_image_content", with_parts)
+
+
+def patch_generator(generation: ModuleType) -> None:
+    """Make mlx-vlm's server look at a request's media before it opens a stream, and end answers at stop texts."""
+    generator = getattr(generation, "ResponseGenerator", None)
+    if isinstance(generator, type):
+        replace(generator, "validate_context_budget", functools.partial(routed_request, "check_before_stream"))
+        replace(generator, "generate", functools.partial(routed_request, "generate"))
+
+
+def patch_anthropic(anthropic: ModuleType) -> None:
+    """Make mlx-vlm's `/v1/messages` answer a bad request with its status; it makes 500 of every exception."""
+    replace(anthropic, "_anthropic_error_response", routed_error)
 
 
 def patch_drafters(drafters: ModuleType) -> None:
@@ -237,15 +250,6 @@ def portable_grammar(original: Function) -> Function:
     return build_json_schema_logits_processor
 
 
-def with_parts(original: Function) -> Function:
-    def normalize_image_content(content: Any) -> Any:
-        from minicpmv46.plugin.messages import keep_parts
-
-        return keep_parts(content, original(content))
-
-    return normalize_image_content
-
-
 def with_form(original: Function) -> Function:
     def quantize_model(*args: Any, **kwargs: Any) -> Any:
         if not is_our_model(argument(original, 0, args, kwargs)):
@@ -299,9 +303,30 @@ def routed_arguments(original: Function) -> Function:
         processor = argument(original, 1, args, kwargs)
         if not is_our_processor(processor):
             return original(*args, **kwargs)
-        from minicpmv46.plugin.request_options import request_options, with_processor_options
+        from minicpmv46.plugin.request_options import request_arguments
 
-        options = request_options(argument(original, 0, args, kwargs), processor)
-        return with_processor_options(original(*args, **kwargs), options)
+        return request_arguments(original(*args, **kwargs), argument(original, 0, args, kwargs), processor)
 
     return _build_gen_args
+
+
+def routed_request(name: str, original: Function) -> Function:
+    """A method of `ResponseGenerator`, with `plugin.requests.<name>` in its place for requests to our model."""
+    signature = inspect.signature(original)
+
+    def method(*args: Any, **kwargs: Any) -> Any:
+        call = signature.bind(*args, **kwargs).arguments
+        requests = sys.modules.get("minicpmv46.plugin.requests")  # imported with the first request to our model
+        if requests is None or not isinstance(call.get("args"), requests.RequestArguments):
+            return original(*args, **kwargs)
+        return getattr(requests, name)(original, call["args"], call)
+
+    return method
+
+
+def routed_error(original: Function) -> Function:
+    def _anthropic_error_response(*args: Any, **kwargs: Any) -> Any:
+        requests = sys.modules.get("minicpmv46.plugin.requests")
+        return original(*args, **kwargs) if requests is None else requests.error_response(original, *args, **kwargs)
+
+    return _anthropic_error_response

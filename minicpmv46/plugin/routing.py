@@ -14,13 +14,16 @@ MARK = "__minicpmv46__"
 Function = Callable[..., Any]
 
 
-def replace(module: ModuleType, name: str, make: Callable[[Function], Function]) -> None:
-    """Replace `module.name` by `make(original)`, and wherever else the original was imported by name."""
-    original = getattr(module, name, None)
+def replace(owner: ModuleType | type, name: str, make: Callable[[Function], Function]) -> None:
+    """Replace `name` of a module or class by `make(original)`, and wherever else the original was imported by name."""
+    original = getattr(owner, name, None)
     if not callable(original) or getattr(original, MARK, False):
         return
     replacement = functools.wraps(original)(make(original))
     setattr(replacement, MARK, True)
+    if isinstance(owner, type):
+        setattr(owner, name, replacement)
+        return
     for other in list(sys.modules.values()):
         if isinstance(other, ModuleType):
             for bound in [key for key, value in dict(vars(other)).items() if value is original]:
