@@ -105,3 +105,11 @@ def answer_text(endpoint: str, body: dict[str, Any]) -> str:
     if endpoint == RESPONSES:
         return str(body["output_text"])
     return "".join(block.get("text", "") for block in body["content"])
+
+
+def arguments(processor: Any, messages: list[dict[str, Any]], **fields: Any) -> Any:
+    """mlx-vlm's arguments of a chat request, built in this process."""
+    from mlx_vlm.server.request_normalization import _build_gen_args
+    from mlx_vlm.server.schemas import ChatRequest
+
+    return _build_gen_args(ChatRequest(model="m", messages=messages, **fields), processor)

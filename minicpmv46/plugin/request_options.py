@@ -88,7 +88,7 @@ def processor_options(request: Any, processor: MiniCPMV46Processor) -> dict[str,
             raise TypeError(f"{place} has unknown options {', '.join(unknown):.100}; known: {', '.join(OPTIONS)}")
         found = {name: value for name, value in found.items() if value is not None}
         if twice := [name for name in found if name in options]:
-            raise TypeError(f"{', '.join(twice)} stands in {given_in[twice[0]]} and in its {place}")
+            raise TypeError(f"{', '.join(twice)} stands in {given_in[twice[0]]} and in {place}")
         options |= found
         given_in |= dict.fromkeys(found, place)
     _check_values(processor, options)

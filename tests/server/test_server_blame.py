@@ -24,7 +24,7 @@ from endpoints import (
     user,
 )
 from pictures import MEDIA
-from serving import ANTHROPIC, CHAT, RESPONSES, Server, data_uri, skip_without_server
+from serving import ANTHROPIC, CHAT, RESPONSES, Server, data_uri, running_server, skip_without_server
 
 skip_without_server()
 
@@ -160,7 +160,7 @@ def video(source: str, text: str = "What moves?", **fields: Any) -> dict[str, An
 
 VIDEOS = {
     "no file": (video("/nowhere/none.mp4"), "video 0: there is no file '/nowhere/none.mp4'"),
-    "no clip": (video(str(GOOD.with_suffix(".json"))), "video 0"),
+    "no clip": (video(str(Path(__file__))), "video 0"),
     "refused": (video("http://127.0.0.1:9/none.mp4"), "video 0: cannot open"),
     "two rates": (video(str(CLIP), fps=[1, 2]), "fps has 2 entries for 1 video"),
     "too many frames": (video(str(CLIP), nframes=31), "nframes = 31 is more than the 30 frames"),
@@ -211,8 +211,6 @@ def test_videos_that_would_be_lost(server: Server) -> None:
 
 def test_too_long_for_the_server(folder: Path, tmp_path: Path) -> None:
     """mlx-vlm's own limit, which its streamed messages turn into 500."""
-    from serving import running_server
-
     with running_server(tmp_path, folder, "--max-kv-size", "64") as server:
         for endpoint in (RESPONSES, ANTHROPIC):
             for stream in (False, True):
