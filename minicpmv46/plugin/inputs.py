@@ -102,6 +102,7 @@ def _make_inputs(
         raise ValueError(NO_SPECULATION)
     refuse_misspelt(keywords)
     options = {name: keywords[name] for name in OPTIONS if keywords.get(name) is not None}
+    _check_characters(prompts)
     sources = flatten_images(_given(images))
     if resize_shape is not None:
         names = [f"image {i}" for i in range(len(sources))]
@@ -141,13 +142,23 @@ def training_inputs(
     return inputs
 
 
-def refuse_misspelt(keywords: Iterable[str], names: Sequence[str] = OPTIONS) -> None:
+def refuse_misspelt(keywords: Iterable[str], names: Sequence[str] = OPTIONS, others: Mapping[str, str] = MEANT) -> None:
     """mlx-vlm lets unknown keywords pass down to where they are lost; those that were meant for us stop here."""
     known = {*names, *inspect.signature(generate_step).parameters}
     for keyword in (keyword for keyword in keywords if keyword not in known):
-        meant = [MEANT[keyword]] if keyword in MEANT else get_close_matches(keyword, names, n=1, cutoff=SIMILAR)
+        meant = [others[keyword]] if keyword in others else get_close_matches(keyword, names, n=1, cutoff=SIMILAR)
         if meant:
             raise TypeError(f"unknown option {keyword!r}; did you mean {meant[0]!r}?")
+
+
+def _check_characters(prompts: Any) -> None:
+    """To the tokenizer a text with half an emoji is no text at all; clients that count in UTF-16 cut such."""
+    for text in (prompts,) if isinstance(prompts, str) else prompts if isinstance(prompts, (list, tuple)) else ():
+        try:
+            str(text).encode()
+        except UnicodeEncodeError as error:
+            half = error.object[error.start]
+            raise ValueError(f"a prompt has half a character, {half!r} at {error.start}; send whole ones") from error
 
 
 def _given(media: Any) -> Any:

@@ -123,11 +123,11 @@ def restore_videos(messages: Sequence[Mapping[str, Any]], contents: Sequence[Any
         contents: contents of the request's user messages, in order.
 
     Raises:
-        ValueError: the user messages are not those of the request.
+        RuntimeError: the user messages are not those of the request, which is not the client's fault.
     """
     users = sum(message.get("role") == "user" for message in messages)
     if users != len(contents):
-        raise ValueError(f"{len(contents)} user messages became {users}, so that their videos have no place")
+        raise RuntimeError(f"{len(contents)} user messages became {users}, so that their videos have no place")
     left = iter(contents)
     return [_with_videos(message, next(left)) if message.get("role") == "user" else message for message in messages]
 
@@ -139,7 +139,7 @@ def _with_videos(message: Mapping[str, Any], parts: Any) -> Mapping[str, Any]:
     if seen == made:
         return {**message, "content": parts}
     if not isinstance(seen, str) or not isinstance(made, str) or not seen.startswith(made):
-        raise ValueError("a user message is not the one that was sent, so that its videos have no place")
+        raise RuntimeError("a user message is not the one that was sent, so that its videos have no place")
     added = seen[len(made) :]  # an instruction that `tool_choice` adds
     *others, last = parts
     if last.get("type") in TEXT_TYPES:

@@ -102,7 +102,7 @@ def template_variables(request: Any) -> dict[str, Any]:
         raise TypeError(
             f"{VARIABLES} has {', '.join(rendering)}, which no request sets; it takes variables of the template"
         )
-    refuse_misspelt(variables, (THINKING,))
+    refuse_misspelt(variables, (THINKING,), others={})
     if not isinstance(variables.get(THINKING), bool | None):
         raise ValueError(f"{THINKING} in {VARIABLES} must be true or false, not {variables[THINKING]!r:.100}")
     return variables

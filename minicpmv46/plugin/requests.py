@@ -34,7 +34,8 @@ class BadRequestError(PromptTooLongError, HTTPException):
     """
 
     def __init__(self, reason: object) -> None:
-        sentence = " ".join(str(reason).split())
+        # Names in it may hold what no answer can, half an emoji.
+        sentence = " ".join(str(reason).encode(errors="backslashreplace").decode().split())
         if len(sentence) > MAX_SENTENCE:
             sentence = f"{sentence[: MAX_SENTENCE - 1]}…"
         HTTPException.__init__(self, status_code=400, detail=sentence)

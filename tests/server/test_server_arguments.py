@@ -24,6 +24,8 @@ def engine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     from mlx_vlm.server import anthropic, openai
     from mlx_vlm.server.generation import ResponseGenerator
 
+    import minicpmv46.plugin.request_options  # noqa: F401  - it reads signatures that the tests replace
+
     engine = ResponseGenerator(str(folder))
     loaded = engine.wait_until_ready()
     for module in (openai, anthropic):

@@ -121,6 +121,7 @@ PROMPTS: dict[str, tuple[Callable[[str], dict[str, Any]], str]] = {
     "a video's placeholder": (lambda e: question(e, "<|video_pad|>", data_uri(ROOF)), "1 <|video_pad|> placeholder"),
     "one placeholder more": (lambda e: question(e, "<|image_pad|>", data_uri(ROOF)), "2 <|image_pad|>"),
     "no user message": (lambda e: conversation(e, [{"role": "assistant", "content": "Yes."}]), "no user message"),
+    "half an emoji": (lambda e: question(e, "Why \ud83d?"), "half a character, '\\ud83d'"),
     "no pixel left": (lambda e: question(e, "?", data_uri(ROOF), resize_shape=[1, 1]), "resize_shape (1, 1)"),
     "a list of arguments": (lambda e: called(e, [1, 2] if "messages" in e else "[1, 2]"), "weather"),
     "a number of arguments": (lambda e: called(e, 5 if "messages" in e else "5"), "weather"),

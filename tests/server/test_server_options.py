@@ -129,6 +129,10 @@ BAD_OPTIONS = {
         "fps stands in processor_kwargs and in mm_processor_kwargs",
     ),
     "a long value": ({"processor_kwargs": "x" * 300_000}, "processor_kwargs must be an object, not 'xxx"),
+    "half an emoji": (
+        {"processor_kwargs": {"\ud83d": 1}},
+        "processor_kwargs has unknown options \\ud83d; known: downsample_mode",
+    ),
     "a long name": ({"processor_kwargs": {"x" * 300_000: 1}}, "processor_kwargs has unknown options xxx"),
 }
 

@@ -88,7 +88,7 @@ def test_bad_variables(server: Server, name: str) -> None:
 
 def test_variables_of_other_templates(server: Server, loaded: tuple[Any, Any]) -> None:
     """What this template does not ask for does no harm; clients send it to all models."""
-    variables = {"thinking": True, "reasoning_effort": "high", "custom": [1, {"a": None}]}
+    variables = {"thinking": True, "mode": "4x", "reasoning_effort": "high", "custom": [1, {"a": None}]}
     expected = asked("Why?").answer(loaded)
     expected.check(server.ask(**asked("Why?").body, chat_template_kwargs=variables), "other variables")
 
