@@ -59,7 +59,7 @@ SERVER = {
         "ResponseGenerator.generate",
         "ResponseGenerator.validate_context_budget",
     ),
-    "mlx_vlm.server.request_normalization": ("_build_gen_args",),
+    "mlx_vlm.server.request_normalization": ("_build_gen_args", "_extract_response_format_schema"),
 }
 TABLES = ("mlx_vlm.utils.MODEL_REMAPPING", "mlx_vlm.prompt_utils.MODEL_CONFIG")  # written to: must be dicts
 

@@ -29,6 +29,7 @@ from minicpmv46.plugin.routing import (
 )
 
 HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
+POSITION_OF_ARGUMENTS = 4  # of `args` in the methods of `ResponseGenerator`
 PROJECTOR = "multi_modal_projector"  # mlx-vlm's most general name for what joins vision to text
 
 
@@ -305,7 +306,8 @@ def routed_arguments(original: Function) -> Function:
             return original(*args, **kwargs)
         from minicpmv46.plugin.request_options import request_arguments
 
-        return request_arguments(original(*args, **kwargs), argument(original, 0, args, kwargs), processor)
+        request = argument(original, 0, args, kwargs)
+        return request_arguments(lambda: original(*args, **kwargs), request, processor)
 
     return _build_gen_args
 
@@ -315,11 +317,11 @@ def routed_request(name: str, original: Function) -> Function:
     signature = inspect.signature(original)
 
     def method(*args: Any, **kwargs: Any) -> Any:
-        call = signature.bind(*args, **kwargs).arguments
         requests = sys.modules.get("minicpmv46.plugin.requests")  # imported with the first request to our model
-        if requests is None or not isinstance(call.get("args"), requests.RequestArguments):
+        arguments = argument(original, POSITION_OF_ARGUMENTS, args, kwargs)
+        if requests is None or not isinstance(arguments, requests.RequestArguments):
             return original(*args, **kwargs)
-        return getattr(requests, name)(original, call["args"], call)
+        return getattr(requests, name)(original, arguments, signature.bind(*args, **kwargs).arguments)
 
     return method
 

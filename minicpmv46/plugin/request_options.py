@@ -7,13 +7,15 @@ checked here while the arguments of a request are built, before anything of it i
 from __future__ import annotations
 
 import inspect
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from functools import partial
 from typing import Any
 
 from mlx_vlm.server.generation import GenerationArguments
+from mlx_vlm.server.request_normalization import _extract_response_format_schema
 from mlx_vlm.server.schemas import ChatRequest
 from transformers import PreTrainedTokenizerBase
 
@@ -44,13 +46,18 @@ _RENDERING = {
 } | {"messages"}
 
 
-def request_arguments(arguments: GenerationArguments, request: Any, processor: MiniCPMV46Processor) -> RequestArguments:
-    """mlx-vlm's arguments of a request, with what it passes over.
+def request_arguments(
+    build: Callable[[], GenerationArguments], request: Any, processor: MiniCPMV46Processor
+) -> RequestArguments:
+    """The arguments that mlx-vlm builds of a request, with what it passes over.
 
     Raises:
         BadRequestError: a field is almost the name of one of ours, or has a value that is not taken.
     """
     try:
+        check_schema(request)
+        arguments = build()
+        check_bias(arguments.logit_bias, len(processor.tokenizer))
         extra = set(getattr(request, "model_extra", None) or ())
         refuse_misspelt((name for name in extra if not _of_others(name, request)), (*OPTIONS, *OBJECTS, VARIABLES))
         options, variables = processor_options(request, processor), template_variables(request)
@@ -71,6 +78,29 @@ def request_arguments(arguments: GenerationArguments, request: Any, processor: M
         user_contents=contents,
         preparation=preparation_of(request),
     )
+
+
+def check_schema(request: Any) -> None:
+    """The schema of an answer: what is none makes the compiler of grammars panic, which no endpoint catches."""
+    try:
+        schema = _extract_response_format_schema(request)
+    except AttributeError as error:
+        raise ValueError("response_format must be an object with a type") from error
+    if not isinstance(schema, Mapping | str | None):
+        raise ValueError(f"the schema in response_format must be an object, not {schema!r:.100}")
+
+
+def check_bias(bias: Any, tokens: int) -> None:
+    """What is added to the logits of tokens: a token that there is not ends the server, with all its requests."""
+    if bias is None:
+        return
+    if not isinstance(bias, Mapping):
+        raise ValueError(f"logit_bias must be an object, not {bias!r:.100}")
+    for token, value in bias.items():
+        if not 0 <= token < tokens:
+            raise ValueError(f"logit_bias has token {token!r:.100}; there are 0 to {tokens - 1}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"logit_bias of token {token} must be a number, not {value!r:.100}")
 
 
 def processor_options(request: Any, processor: MiniCPMV46Processor) -> dict[str, Any]:
@@ -109,8 +139,10 @@ def template_variables(request: Any) -> dict[str, Any]:
 
 
 def stop_texts(request: Any) -> tuple[str, ...]:
-    """OpenAI's `stop`, a text or a list; Anthropic's `stop_sequences` are a field that mlx-vlm knows."""
+    """OpenAI's `stop`, a text or a list, and the `stop_sequences` of Anthropic's streams, where mlx-vlm reads none."""
     stop = _given(request, STOP)
+    if stop is None and getattr(request, "stream", False):
+        stop = getattr(request, "stop_sequences", None)
     texts = [] if stop is None else [stop] if isinstance(stop, str) else stop
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{STOP} must be a text or a list of texts, not {stop!r:.100}")

@@ -135,6 +135,35 @@ def test_prompts(server: Server, name: str) -> None:
     refused_everywhere(server, make, words)
 
 
+FIELDS = {
+    "no format": ({"response_format": 5}, "response_format must be an object"),
+    "another format": ({"response_format": {"type": "nope"}}, "Unsupported response_format type: 'nope'"),
+    "no schema": ({"response_format": {"type": "json_schema"}}, "must include a schema"),
+    "a number for a schema": (
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": 5}}},
+        "the schema in response_format must be an object, not 5",
+    ),
+    "a schema of no type": (
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "nope"}}}},
+        "nope",
+    ),
+    "a word for a token": ({"logit_bias": {"a": 1}}, "'a'"),
+    "a word for a bias": ({"logit_bias": {"5": "x"}}, "logit_bias of token 5 must be a number, not 'x'"),
+    "no bias": ({"logit_bias": {"5": None}}, "logit_bias of token 5 must be a number, not None"),
+    "a list of biases": ({"logit_bias": [5]}, "logit_bias must be an object, not [5]"),
+    "a token that there is not": ({"logit_bias": {"999999999": 5}}, "logit_bias has token 999999999"),
+    "the token after the last": ({"logit_bias": {"512": 5}}, "logit_bias has token 512; there are 0 to 511"),
+    "a token below zero": ({"logit_bias": {"-1": 5}}, "logit_bias has token -1"),
+}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_fields(server: Server, name: str) -> None:
+    """Fields that mlx-vlm knows: some of these values got 500, one ended the server."""
+    fields, words = FIELDS[name]
+    refused_everywhere(server, lambda endpoint: question(endpoint, "Why?"), words, **fields)
+
+
 def test_system_only(server: Server) -> None:
     """OpenAI's clients may send such a request; Anthropic's have the system prompt beside the messages."""
     system = [{"role": "system", "content": "Be brief."}]

@@ -126,6 +126,18 @@ def test_stop(server: Server, loaded: tuple[Any, Any], endpoint: str) -> None:
         assert stopped(server, endpoint, **body, stop=stop) == [(text, cut_short)] * 2, stop
 
 
+def test_stop_sequences_of_a_stream(server: Server, loaded: tuple[Any, Any]) -> None:
+    """mlx-vlm cuts whole answers of `/v1/messages` at stop sequences; streams end there too."""
+    body = {"messages": [user("Why?")], "max_tokens": 9}
+    [block] = server.ask(ANTHROPIC, **body)["content"]
+    for stop in (block["text"][3], block["text"][2:5]):
+        [wanted] = server.ask(ANTHROPIC, **body, stop_sequences=["never", stop])["content"]
+        events = server.stream(ANTHROPIC, **body, stop_sequences=["never", stop])
+        deltas = [event["delta"]["text"] for event in events if event["type"] == "content_block_delta"]
+        assert "".join(deltas).strip() == wanted["text"].strip()
+        assert [event["delta"]["stop_reason"] for event in events if event["type"] == "message_delta"] == ["end_turn"]
+
+
 def test_stop_leaves_the_thoughts_alone(server: Server, loaded: tuple[Any, Any]) -> None:
     """A stop text counts in the answer; thoughts may hold it."""
     request = asked("Hello!", max_tokens=12, thinking=True, thinking_budget=3)
