@@ -58,7 +58,7 @@ def request_arguments(
         check_schema(request)
         arguments = build()
         check_bias(arguments.logit_bias, len(processor.tokenizer))
-        extra = set(getattr(request, "model_extra", None) or ())
+        extra = getattr(request, "model_extra", None) or {}
         refuse_misspelt((name for name in extra if not _of_others(name, request)), (*OPTIONS, *OBJECTS, VARIABLES))
         options, variables = processor_options(request, processor), template_variables(request)
         stop, contents = stop_texts(request), video_contents(request)
