@@ -1,8 +1,8 @@
 """Images and frames to packed patches, bit-equal to the official processors.
 
-An image is decoded to RGB, resized to the sizes that `slicing.plan_slices` gives and cut into slices and patches. A
-patch is a row of `patch_size * patch_size * 3` levels in (row, column, channel) order. All patches of a request are
-normalized together, each written to its place once.
+A picture is resized to the sizes that `slicing.plan_slices` gives and cut into slices and patches. A patch is a row of
+`patch_size * patch_size * 3` levels in (row, column, channel) order. All patches of a request are normalized together,
+each written to its place once.
 """
 
 from __future__ import annotations
@@ -10,17 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from io import BytesIO
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from .checks import quote
 from .slicing import Size, SliceOptions, SlicePlan, plan_slices
 
-# Longest source that an error quotes in full; data URIs hold whole images.
-MAX_QUOTED = 200
 # Patches that are normalized at once: their indices into the table are eight times as large and stay in a cache.
 ROWS = 256
 # Columns beside the pixels where places are asked for: a patch's row and column.
@@ -43,7 +38,7 @@ class PixelOptions:
     def __post_init__(self) -> None:
         for name in ("image_mean", "image_std"):
             if len(getattr(self, name)) != 3:
-                raise ValueError(f"{name} needs three values, not {getattr(self, name)!r}")
+                raise ValueError(f"{name} needs three values, not {quote(getattr(self, name))}")
 
     def image_levels(self) -> np.ndarray:
         """Normalized value of each level and channel of an image, float32 [256, 3].
@@ -76,106 +71,6 @@ class VisualUnits:
     levels: np.ndarray
 
 
-def read_image(source: Any, name: str) -> Image.Image:
-    """Decode `source` into an RGB image.
-
-    Files, URLs, data URIs and `BytesIO` are turned upright by their EXIF tag and lose transparency; PIL images and
-    arrays are taken as they are and transparency is laid on white. Both as the official processor does.
-
-    Args:
-        source: path, URL, data URI, `BytesIO`, PIL image, or a uint8 array [H, W], [H, W, C] or [C, H, W] with
-            1, 3 or 4 channels.
-        name: what to call the image in an error.
-
-    Raises:
-        ValueError: not an image, truncated, or without pixels.
-    """
-    image = _decode(source, name)
-    return Image.fromarray(image) if isinstance(image, np.ndarray) else image
-
-
-def read_frame(source: Any, name: str) -> np.ndarray:
-    """The same as an array, uint8 [H, W, 3]."""
-    return np.asarray(_decode(source, name))
-
-
-def on_host(source: Any) -> Any:
-    """`source`, an array of another library as numpy's; MLX evaluates one only on the thread that made it."""
-    return np.asarray(source) if _is_array(source) else source
-
-
-def _is_array(source: Any) -> bool:
-    return hasattr(source, "__array__") and not isinstance(source, Image.Image)
-
-
-def _decode(source: Any, name: str) -> np.ndarray | Image.Image:
-    """RGB in the form that costs least."""
-    if _is_array(source):
-        array = _rgb_from_array(np.asarray(source), name)
-        _check_pixels(array.shape[0], array.shape[1], name)
-        return array
-    if not isinstance(source, (str, Path, BytesIO, Image.Image)):
-        kind = "" if source is None else f" ({type(source).__name__})"
-        raise ValueError(f"{name} is {source!r:.40}{kind}, not a path, a PIL image or an array")
-    if isinstance(source, Image.Image):
-        _check_pixels(source.height, source.width, name)
-    try:
-        image = _rgb_from_pil(source) if isinstance(source, Image.Image) else _rgb_from_file(source)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        # mlx-vlm wraps what went wrong in words that quote the source in full, which may be the data itself.
-        reason = (isinstance(error, ValueError) and error.__cause__) or error
-        raise ValueError(f"{name}: cannot read {_describe(source)}: {reason}") from error
-    _check_pixels(image.height, image.width, name)
-    return image
-
-
-def _describe(source: Any) -> str:
-    if not isinstance(source, (str, Path)):
-        return f"this {type(source).__name__}"
-    text = str(source)
-    return repr(text if len(text) <= MAX_QUOTED else text[:MAX_QUOTED] + "…")
-
-
-def _check_pixels(height: int, width: int, name: str) -> None:
-    if height < 1 or width < 1:
-        raise ValueError(f"{name} has no pixels: {height}x{width} (height x width)")
-
-
-def _rgb_from_file(source: str | Path | BytesIO) -> Image.Image:
-    from mlx_vlm.utils import load_image  # reads paths, URLs and data URIs; upright and RGB
-
-    image: Image.Image = load_image(source.removeprefix("file://") if isinstance(source, str) else source)
-    return image
-
-
-def _rgb_from_pil(image: Image.Image) -> Image.Image:
-    image.load()  # what cannot be decoded is told here, and two threads may resize it then
-    if "A" in image.getbands() or image.info.get("transparency") is not None:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _rgb_from_array(array: np.ndarray, name: str) -> np.ndarray:
-    if array.dtype != np.uint8:
-        raise ValueError(f"{name} is an array of {array.dtype}; arrays of pixels must be uint8")
-    if array.ndim == 2:
-        array = array[..., None]
-    elif array.ndim == 3 and array.shape[0] in (1, 3, 4):  # channels first wins a tie, as in transformers
-        array = np.moveaxis(array, 0, -1)
-    if array.ndim != 3 or array.shape[-1] not in (1, 3, 4):
-        raise ValueError(
-            f"{name} has shape {array.shape}; expected [H, W], [H, W, C] or [C, H, W] with 1, 3 or 4 channels"
-        )
-    if array.shape[-1] == 1:
-        return np.repeat(array, 3, axis=-1)
-    if array.shape[-1] == 4:
-        alpha = array[..., 3:] / 255
-        return np.round(alpha * array[..., :3] + (1 - alpha) * 255).astype(np.uint8)
-    return array
-
-
 def patchify(image: np.ndarray, patch_size: int) -> np.ndarray:
     """Cut [H, W, C] into rows of patches, [H/p * W/p, p * p * C], in reading order."""
     height, width, channels = image.shape
@@ -195,7 +90,7 @@ def normalize(patches: np.ndarray, levels: np.ndarray, out: np.ndarray | None = 
     return numbers
 
 
-def image_units(
+def cut_units(
     size: Size, resize: Callable[[Size], np.ndarray], slicing: SliceOptions, levels: np.ndarray
 ) -> VisualUnits:
     """Overview and slices of one picture of `size` = (height, width) pixels.
@@ -236,13 +131,3 @@ def pack_units(units: Sequence[VisualUnits], *, places: bool) -> np.ndarray:
             rows[:, width:] = np.concatenate([np.indices(grid).reshape(2, -1).T for grid in unit.plan.patch_grids])
         start += len(unit.patches)
     return packed
-
-
-def flatten_images(images: Any) -> list[Any]:
-    """One image, a list of images or a list of lists (one a prompt) to a flat list; None to an empty one."""
-    if images is None:
-        return []
-    if isinstance(images, Sequence) and not isinstance(images, (str, bytes)):
-        nested = [flatten_images(entry) if isinstance(entry, (list, tuple)) else [entry] for entry in images]
-        return [image for entries in nested for image in entries]
-    return [images]

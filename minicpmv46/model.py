@@ -6,8 +6,7 @@ mlx-community layout, so that what is quantized with this port can be read by ot
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, Protocol, cast
 
@@ -21,6 +20,7 @@ from . import quantization
 from .config import MODEL_TYPE, MiniCPMV46Config
 from .decoder import Decoder, DecoderLayer, make_cache
 from .merger import WINDOW, Merger, WindowAttentionMerger
+from .units import check_rows, packed, read_units
 from .vision import Grid, VisionModel
 from .weights import is_float32_parameter, rename_weights
 
@@ -36,20 +36,6 @@ NO_SPECULATION = "MiniCPM-V 4.6 has no drafter and takes none (speculative decod
 MAX_BATCH_PATCHES = 1024
 
 
-@dataclass(frozen=True)
-class Unit:
-    """One visual unit of a request: its patches, its size, and the token that it fills."""
-
-    start: int
-    grid: Grid
-    tokens: int
-    token_id: int
-
-    @property
-    def patches(self) -> int:
-        return self.grid[0] * self.grid[1]
-
-
 class LanguageModel(nn.Module):
     """Decoder and head."""
 
@@ -57,6 +43,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config = config.text_config
         self.model_type = "qwen3_5_text"
+        self.stop_tokens = frozenset(config.eos_token_id)
         self.model = Decoder(config.text_config)
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
@@ -178,7 +165,7 @@ class Model(nn.Module):
         if pixel_values is None:
             return InputEmbeddingsFeatures(inputs_embeds=embeds)
 
-        units = self._units(pixel_values, image_units)
+        units = read_units(pixel_values, image_units, self._placeholders())
         features = cached_image_features
         if features is None and vision_cache is not None and _image_key is not None:
             features = vision_cache.get(_image_key)
@@ -195,12 +182,7 @@ class Model(nn.Module):
         ids = np.array(input_ids)
         for token_id in self._placeholders():
             own = [f for f, unit in zip(features, units, strict=True) if unit.token_id == token_id]
-            found, filled = int((ids == token_id).sum()), sum(map(len, own))
-            if found != filled:
-                raise ValueError(
-                    f"the prompt has {found} tokens of id {token_id} for {filled} visual features; "
-                    "it must not be cut inside an image or a video"
-                )
+            check_rows((ids == token_id).sum(axis=1), [u for u in units if u.token_id == token_id], token_id)
             if not own:
                 continue
             rows = mx.concatenate(own).astype(embeds.dtype)
@@ -214,9 +196,9 @@ class Model(nn.Module):
 
         Units of one grid run together; the compression follows from each unit's token count.
         """
-        units = self._units(pixel_values, image_units)
+        units = read_units(pixel_values, image_units, self._placeholders())
         vision = self.config.architecture.vision_config
-        patches = _packed(pixel_values, units)[:, : vision.patch_size**2 * vision.num_channels]
+        patches = packed(pixel_values, units)[:, : vision.patch_size**2 * vision.num_channels]
         groups: dict[tuple[Grid, int], list[int]] = {}
         for i, unit in enumerate(units):
             groups.setdefault((unit.grid, unit.tokens), []).append(i)
@@ -233,8 +215,10 @@ class Model(nn.Module):
                 features.update(zip(batch, merged, strict=True))
         return [features[i] for i in range(len(units))]
 
-    def _placeholders(self) -> tuple[int, int]:
-        return self.config.architecture.image_token_id, self.config.architecture.video_token_id
+    def _placeholders(self) -> list[int]:
+        """Ids of the tokens that units fill; a checkpoint may have none for videos."""
+        architecture = self.config.architecture
+        return [i for i in (architecture.image_token_id, architecture.video_token_id) if i is not None]
 
     def _uses_vit_merger(self, grid: Grid, tokens: int) -> bool:
         """Whether so many tokens of a grid mean 16x (True) or 4x (False)."""
@@ -244,27 +228,6 @@ class Model(nn.Module):
         if kept == grid[0] * grid[1]:
             return False
         raise ValueError(f"a grid of {grid[0]}x{grid[1]} patches cannot become {tokens} tokens")
-
-    def _units(self, pixel_values: Any, image_units: Any) -> list[Unit]:
-        """Sizes on the host, where the shapes of the graph are decided; `image_units` comes from the processor."""
-        if image_units is None:
-            raise ValueError("pixel_values need image_units, which the processor returns beside them")
-        rows = np.array(image_units)
-        if rows.ndim not in (2, 3) or rows.shape[-1] != 4:
-            raise ValueError(f"image_units must be [units, 4] or [batch, units, 4], not of shape {rows.shape}")
-        known = self._placeholders()
-        units = []
-        start = 0
-        for b, row_units in enumerate(rows if rows.ndim == 3 else rows[None]):
-            if pixel_values.ndim == 3:  # a row's patches may end in padding
-                start = b * pixel_values.shape[1]
-            for height, width, tokens, token_id in row_units.tolist():
-                if height:
-                    if token_id not in known:
-                        raise ValueError(f"image_units fills tokens of id {token_id}, placeholders are {known}")
-                    units.append(Unit(start, (height, width), tokens, token_id))
-                    start += height * width
-        return units
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """Names and layouts of either checkpoint layout to this module tree; idempotent."""
@@ -283,17 +246,6 @@ class Model(nn.Module):
     def quant_predicate(path: str, module: nn.Module) -> bool | dict[str, Any]:
         """How `mlx_vlm.convert -q` quantizes a module; `quantization` has the recipe."""
         return quantization.predicate(path)
-
-
-def _packed(pixel_values: Any, units: Iterable[Unit]) -> mx.array:
-    """Patches of all rows in one array, [patches, columns]."""
-    patches = mx.array(pixel_values) if isinstance(pixel_values, np.ndarray) else pixel_values
-    patches = patches.reshape(-1, patches.shape[-1])
-    needed = max((unit.start + unit.patches for unit in units), default=0)
-    # Rows of a padded batch end in padding; without padding every patch belongs to a unit.
-    if needed > patches.shape[0] or (pixel_values.ndim == 2 and needed < patches.shape[0]):
-        raise ValueError(f"image_units names {needed} patches, but pixel_values has {patches.shape[0]}")
-    return patches
 
 
 def parameter_shapes(config: MiniCPMV46Config) -> dict[str, tuple[int, ...]]:

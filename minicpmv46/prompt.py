@@ -49,15 +49,42 @@ def video_placeholder(plans: Sequence[SlicePlan], tokens: SpecialTokens) -> str:
     return "".join(unit_placeholder(plan, tokens.video_token, tokens) for plan in plans)
 
 
-def check_placeholders(texts: Sequence[str], images: int, videos: int, tokens: SpecialTokens) -> None:
-    """Raise `ValueError` where there are more or fewer placeholders in all `texts` than images or videos."""
-    for kind, token, count in (("image", tokens.image_token, images), ("video", tokens.video_token, videos)):
-        found = sum(text.count(token) for text in texts)
-        if found != count:
-            raise ValueError(
-                f"the prompt has {found} {token} placeholder{'s' * (found != 1)}, "
-                f"but {count} {kind}{'s' * (count != 1)} {'were' if count != 1 else 'was'} given"
-            )
+def count_placeholders(texts: Sequence[str], kind: str, token: str, given: Sequence[int] | int) -> list[int]:
+    """How many placeholders each text has.
+
+    Args:
+        kind: "image" or "video", for errors.
+        given: images or videos of each text, or the number of all, which come in the texts' order. As many as there
+            are texts are one each, as mlx-vlm pairs them.
+
+    Raises:
+        ValueError: there are more or fewer placeholders than images or videos.
+    """
+    found = [text.count(token) for text in texts]
+    total = given if isinstance(given, int) else sum(given)
+    each = [1] * len(texts) if total == given == len(texts) else None if isinstance(given, int) else list(given)
+    if sum(found) == total and each in (None, found):
+        return found
+    told = f"the prompt has {_of(sum(found), f'{token} placeholder')}, but {_given(total, kind)}"
+    if sum(found) > total:
+        todo = f"give one for each {token}, or take it out of the prompt (batch_generate wants the bare question)"
+    elif sum(found) < total:
+        todo = f"add a {token} for each (apply_chat_template of mlx_vlm does, told num_images or video)"
+    else:
+        assert each is not None
+        i, wanted = next((i, n) for i, n in enumerate(each) if n != found[i])
+        told = f"prompt {i} has {_of(found[i], f'{token} placeholder')}, but {_given(wanted, kind)}"
+        todo = f"put each {token} into the prompt of its {kind}, or give {kind}s as a list of lists, one a prompt"
+    rows = f" (the prompts have {', '.join(map(str, found[:8]))}{', …' * (len(found) > 8)})" if len(texts) > 1 else ""
+    raise ValueError(f"{told}{rows}; {todo}")
+
+
+def _of(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def _given(count: int, kind: str) -> str:
+    return f"{_of(count, kind)} {'were' if count != 1 else 'was'} given"
 
 
 def expand_placeholders(
@@ -70,9 +97,10 @@ def expand_placeholders(
 ) -> list[str]:
     """Replace each placeholder of `texts` by the next text of `images` or `videos`.
 
-    Ids count from 0 in each text, images and videos apart. Raises as `check_placeholders`.
+    Ids count from 0 in each text, images and videos apart. Raises `ValueError` where there are not as many.
     """
-    check_placeholders(texts, len(images), len(videos), tokens)
+    for kind, token, given in (("image", tokens.image_token, images), ("video", tokens.video_token, videos)):
+        count_placeholders(["".join(texts)], kind, token, len(given))
     pending = {tokens.image_token: iter(images), tokens.video_token: iter(videos)}
     pattern = re.compile("|".join(map(re.escape, pending)))
 

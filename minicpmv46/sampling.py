@@ -8,12 +8,12 @@ the second by the interval between main frames.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
-_T = TypeVar("_T")
+from .checks import check_options, integer, option, optional, positive
 
 # Clips that are too long are sampled on this grid of seconds, which is then thinned evenly.
 LONG_CLIP_GRID = 0.1
@@ -34,7 +34,8 @@ class VideoMetadata:
     duration: float
 
     def __post_init__(self) -> None:
-        if self.total_num_frames < 1 or not self.fps > 0 or not self.duration > 0:
+        known = math.isfinite(self.fps) and math.isfinite(self.duration)
+        if not known or self.total_num_frames < 1 or not self.fps > 0 or not self.duration > 0:
             raise ValueError(
                 f"a video needs frames, a frame rate and a duration; this one has total_num_frames="
                 f"{self.total_num_frames}, fps={self.fps}, duration={self.duration}"
@@ -51,23 +52,23 @@ class SamplingOptions:
         fps: main frames a second; 1 is the official rate.
         nframes: exact number of main frames, evenly spaced; overrides `fps`.
         min_frames: take this many main frames, evenly spaced, where `fps` would give fewer.
+        max_frames: mlx-vlm's name of `max_num_frames`; the smaller of both holds.
     """
 
-    max_num_frames: int = 128
-    stack_frames: int = 1
-    fps: float = 1.0
-    nframes: int | None = None
-    min_frames: int | None = None
+    max_num_frames: int = option(128, integer, "frames")
+    stack_frames: int = option(1, integer, "stack")
+    fps: float = option(1.0, positive, "rate")
+    nframes: int | None = option(None, optional(integer), "frames")
+    min_frames: int | None = option(None, optional(integer), "frames")
+    max_frames: int | None = option(None, optional(integer), "frames")
 
     def __post_init__(self) -> None:
-        for name in ("max_num_frames", "stack_frames", "nframes", "min_frames"):
-            value = getattr(self, name)
-            if value is None and name in ("nframes", "min_frames"):
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, not {value!r}")
-        if isinstance(self.fps, bool) or not isinstance(self.fps, (int, float)) or not 0 < self.fps < math.inf:
-            raise ValueError(f"fps must be a positive number, not {self.fps!r}")
+        check_options(self)
+
+    @property
+    def most_frames(self) -> int:
+        """Main frames that a rate may give."""
+        return min(self.max_num_frames, self.max_frames or self.max_num_frames)
 
 
 def sample_units(metadata: VideoMetadata, options: SamplingOptions) -> list[tuple[int, ...]]:
@@ -82,13 +83,13 @@ def sample_units(metadata: VideoMetadata, options: SamplingOptions) -> list[tupl
     """
     main, interval = _main_indices(metadata, options)
     # The cap holds for main frames that `fps` gives; an exact number of frames is taken as it is.
-    limit = max(options.max_num_frames, len(main))
-    stacks = _sub_indices(metadata, options.stack_frames, interval, limit) if options.stack_frames > 1 else []
+    limit = max(options.most_frames, len(main))
+    stacks = _sub_indices(metadata, options.stack_frames, interval, limit) if options.stack_frames > 1 else {}
     units: list[tuple[int, ...]] = []
     for i, index in enumerate(main):
         units.append((index,))
         # The i-th main frame is followed by the i-th second's sub-frames, also where long clips thin the main frames.
-        if i < len(stacks) and stacks[i]:
+        if i in stacks:
             units.append(tuple(stacks[i]))
     last = max(index for unit in units for index in unit)
     if last >= metadata.total_num_frames:
@@ -99,11 +100,9 @@ def sample_units(metadata: VideoMetadata, options: SamplingOptions) -> list[tupl
     return units
 
 
-def _thin(values: list[_T], count: int) -> list[_T]:
-    """At most `count` of `values`, evenly spaced, first and last included."""
-    if len(values) <= count:
-        return values
-    return [values[i] for i in np.linspace(0, len(values) - 1, count, dtype=int)]
+def _thinned(length: int, count: int) -> Sequence[int]:
+    """At most `count` indices of a list of `length`, evenly spaced, first and last included."""
+    return range(length) if length <= count else np.linspace(0, length - 1, count, dtype=int).tolist()
 
 
 def _main_indices(metadata: VideoMetadata, options: SamplingOptions) -> tuple[list[int], float]:
@@ -121,10 +120,11 @@ def _main_indices(metadata: VideoMetadata, options: SamplingOptions) -> tuple[li
         return indices.tolist(), duration / exact
 
     interval = 1 / rate
-    if duration * rate > options.max_num_frames:
+    if duration * rate > options.most_frames:
         step = min(LONG_CLIP_GRID, interval)
-        timestamps = [round(i * step, 1) if step == LONG_CLIP_GRID else i * step for i in range(int(duration / step))]
-        return _thin([min(int(t * fps), total - 1) for t in timestamps], options.max_num_frames), interval
+        chosen = _thinned(int(duration / step), options.most_frames)
+        timestamps = [round(i * step, 1) if step == LONG_CLIP_GRID else i * step for i in chosen]
+        return [min(int(t * fps), total - 1) for t in timestamps], interval
     count = math.ceil(duration * rate)
     if rate == 1:
         return [int(i * fps) for i in range(count)], interval
@@ -132,13 +132,19 @@ def _main_indices(metadata: VideoMetadata, options: SamplingOptions) -> tuple[li
     return [min(int(round(i * fps / rate, 6)), total - 1) for i in range(count)], interval
 
 
-def _sub_indices(metadata: VideoMetadata, stacked: int, interval: float, limit: int) -> list[list[int]]:
-    """Indices of the sub-frames, one list for each interval (a second at the official rate), some empty."""
-    intervals = math.ceil(metadata.duration / interval)
-    positions = [i + j / stacked for i in range(intervals) for j in range(1, stacked)]  # in intervals
-    positions = [p for p in positions if p * interval < metadata.duration]
-    positions = _thin(positions, limit * (stacked - 1))
-    groups: list[list[int]] = [[] for _ in range(intervals)]
-    for p in positions:
-        groups[int(p)].append(min(int(p * interval * metadata.fps), metadata.total_num_frames - 1))
+def _sub_indices(metadata: VideoMetadata, stacked: int, interval: float, limit: int) -> dict[int, list[int]]:
+    """Indices of the sub-frames by the number of their interval (a second at the official rate)."""
+    each = stacked - 1
+
+    def position(k: int) -> float:
+        """Place of the k-th sub-frame, in intervals."""
+        return k // each + (k % each + 1) / stacked
+
+    count = math.ceil(metadata.duration / interval) * each
+    while count and not position(count - 1) * interval < metadata.duration:
+        count -= 1
+    groups: dict[int, list[int]] = {}
+    for k in _thinned(count, limit * each):
+        p = position(k)
+        groups.setdefault(int(p), []).append(min(int(p * interval * metadata.fps), metadata.total_num_frames - 1))
     return groups

@@ -11,9 +11,12 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from .config import DownsampleMode, check_downsample_mode
+from .checks import check_options, integer, one_of, option, switch
+from .config import DOWNSAMPLE_MODES, DownsampleMode
 
 Size = tuple[int, int]
+
+_MODE = one_of(*DOWNSAMPLE_MODES)
 
 
 @dataclass(frozen=True)
@@ -28,20 +31,14 @@ class SliceOptions:
         slice_mode: False keeps the overview only.
     """
 
-    downsample_mode: DownsampleMode = "16x"
-    max_slice_nums: int = 9
-    scale_resolution: int = 448
-    patch_size: int = 14
-    slice_mode: bool = True
+    downsample_mode: DownsampleMode = option("16x", _MODE)
+    max_slice_nums: int = option(9, integer, "slices")
+    scale_resolution: int = option(448, integer, "side")
+    patch_size: int = option(14, integer, "side")
+    slice_mode: bool = option(True, switch)
 
     def __post_init__(self) -> None:
-        check_downsample_mode(self.downsample_mode)
-        for name in ("max_slice_nums", "scale_resolution", "patch_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, not {value!r}")
-        if not isinstance(self.slice_mode, bool):
-            raise ValueError(f"slice_mode must be True or False, not {self.slice_mode!r}")
+        check_options(self)
 
     @property
     def merge_factor(self) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from tokenizers import Regex, pre_tokenizers
 from transformers import AutoTokenizer
 
+from .checks import check_options, integer, names, one_of, option, optional, quote, switch
 from .files import read_json
 from .prompt import SpecialTokens
 
@@ -40,29 +42,91 @@ def token_id(tokenizer: Any, token: str) -> int:
     """Id of a token; raises `ValueError` where the tokenizer does not know it."""
     found = tokenizer.convert_tokens_to_ids(token)
     if found is None or found == tokenizer.unk_token_id:
-        raise ValueError(f"the tokenizer has no token {token!r}")
+        raise ValueError(f"the tokenizer has no token {quote(token)}")
     return int(found)
 
 
-def encode(tokenizer: Any, texts: Sequence[str], *, add_special_tokens: bool, side: str | None) -> dict[str, Any]:
-    """`input_ids` and `attention_mask` of prompts, padded on `side` ("left", "right", or None for not at all).
+_SIDE = one_of("left", "right")
+_PADDING: dict[str, bool | str] = {"longest": True, "do_not_pad": False, "max_length": "max_length"}
+_TRUNCATION = {"longest_first": True, "only_first": True, "do_not_truncate": False}
+
+
+def _padding(name: str, value: Any) -> bool | str:
+    return _PADDING[one_of(*_PADDING)(name, value)] if isinstance(value, str) else switch(name, value)
+
+
+def _truncation(name: str, value: Any) -> bool:
+    return _TRUNCATION[one_of(*_TRUNCATION)(name, value)] if isinstance(value, str) else switch(name, value)
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """How prompts become rows of ids; names and values are transformers'.
+
+    Attributes:
+        add_special_tokens: passed to the tokenizer.
+        padding: True or "longest" fills rows up to the longest, "max_length" to `max_length`, False or "do_not_pad"
+            leaves them as they are.
+        padding_side: "left" or "right".
+        max_length: length in tokens for `padding` and `truncation`; None takes the tokenizer's.
+        truncation: True cuts rows that are longer, at the tokenizer's `truncation_side`.
+        pad_to_multiple_of: fills rows up to a multiple of it.
+    """
+
+    add_special_tokens: bool = option(False, switch)
+    padding: bool | str = option(True, _padding)
+    padding_side: str = option("left", _SIDE)
+    max_length: int | None = option(None, optional(integer), "context")
+    truncation: bool = option(False, _truncation)
+    pad_to_multiple_of: int | None = option(None, optional(integer), "context")
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    @classmethod
+    def given(cls, text_kwargs: Any, **named: Any) -> TextOptions:
+        """From options of a call; raises `TypeError` where `text_kwargs` is no mapping or has an unknown name."""
+        if text_kwargs is None:
+            return cls(**named)
+        if not isinstance(text_kwargs, Mapping):
+            raise TypeError(f"text_kwargs must be a mapping of options, not {quote(text_kwargs)}")
+        if unknown := text_kwargs.keys() - named.keys():
+            raise TypeError(f"text_kwargs has unknown options {names(unknown)}; known: {', '.join(named)}")
+        return cls(**{**named, **text_kwargs})
+
+
+def encode(tokenizer: Any, texts: Sequence[str], options: TextOptions) -> dict[str, Any]:
+    """`input_ids` and `attention_mask` of prompts, int32 [prompts, length]; lists where rows differ in length.
 
     Padding is done here: a fast tokenizer keeps it as a state, which threads would change under each other.
+
+    Raises:
+        ValueError: a prompt is empty.
     """
-    rows = tokenizer(list(texts), add_special_tokens=add_special_tokens)["input_ids"]
+    rows = tokenizer(list(texts), add_special_tokens=options.add_special_tokens)["input_ids"]
     if empty := [i for i, row in enumerate(rows) if not row]:
         raise ValueError(f"prompt {empty[0]} is empty")
+    length = options.max_length or tokenizer.model_max_length
+    if options.truncation:
+        rows = [row[:length] if tokenizer.truncation_side == "right" else row[-length:] for row in rows]
+    longest = max(map(len, rows), default=0)
+    if not options.padding:
+        target = None
+    else:
+        target = max(longest, length) if options.padding == "max_length" else longest
+        multiple = options.pad_to_multiple_of or 1
+        target = -(-target // multiple) * multiple
     return {
-        "input_ids": _padded(rows, tokenizer.pad_token_id, side),
-        "attention_mask": _padded([[1] * len(row) for row in rows], 0, side),
+        "input_ids": _padded(rows, tokenizer.pad_token_id, target, options.padding_side),
+        "attention_mask": _padded([[1] * len(row) for row in rows], 0, target, options.padding_side),
     }
 
 
-def _padded(rows: list[list[int]], value: int, side: str | None) -> Any:
-    """int32 [prompts, length] filled up with `value`; with side None, the lists themselves where they differ."""
-    length = max(map(len, rows), default=0)
-    if side is None and any(len(row) != length for row in rows):
+def _padded(rows: list[list[int]], value: int, length: int | None, side: str) -> Any:
+    """int32 [prompts, length] filled up with `value`; with length None, the lists themselves where they differ."""
+    if length is None and len({len(row) for row in rows}) > 1:
         return rows
+    length = len(rows[0]) if length is None else length
     out = np.full((len(rows), length), value, dtype=np.int32)
     for i, row in enumerate(rows):
         start = length - len(row) if side == "left" else 0

@@ -15,7 +15,6 @@ import numpy as np
 
 from minicpmv46.image import PixelOptions, normalize, patchify
 from minicpmv46.processing import MiniCPMV46Processor
-from minicpmv46.processor_options import with_options
 from minicpmv46.slicing import SliceOptions, plan_slices
 from scripts.demo_drawing import page
 from scripts.demo_tasks import Case, draw, draw_two
@@ -69,7 +68,7 @@ def make_row(processor: MiniCPMV46Processor, case: Case, options: dict[str, Any]
     for rows, cols, tokens, _ in inputs.get("image_units", np.zeros((0, 4), int)).tolist():
         units.append(((rows, cols), tokens * 16 == rows * cols, tokens))
     places = np.flatnonzero((ids == processor.image_token_id) | (ids == processor.video_token_id))
-    slicing = with_options(processor.image_processor.slicing, options)
+    slicing = processor.options.updated(**options).images.slicing
     classes = [patch_classes(picture, slicing) for picture in case.labels]
     pixels = inputs.get("pixel_values", np.zeros((0, 588), np.float32))
     return Row(ids, labels, pixels, units, places, np.concatenate(classes) if classes else np.zeros(0, np.int64))

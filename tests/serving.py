@@ -50,10 +50,11 @@ class Server:
     log: Path
     pid: int
 
-    def open(self, path: str, body: dict[str, Any] | None = None) -> HTTPResponse:
+    def open(self, path: str, body: dict[str, Any] | None = None, **headers: str) -> HTTPResponse:
         """Response to a request, not read yet: POST with a body, else GET."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.address}{path}", data, {"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json", **headers}
+        request = urllib.request.Request(f"{self.address}{path}", data, headers)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         response: HTTPResponse = opener.open(request, timeout=ANSWER_SECONDS)
         return response

@@ -57,6 +57,8 @@ def test_frozen() -> None:
         ("", "insert_layer_id", -1),
         ("", "insert_layer_id", 3),
         ("", "drop_vision_last_layer", True),
+        ("", "eos_token_id", "<|im_end|>"),
+        ("", "eos_token_id", [1, None]),
         ("vision_config", "hidden_act", "relu"),
         ("vision_config", "window_kernel_size", [4, 4]),
         ("vision_config", "patch_size", [14, 14]),

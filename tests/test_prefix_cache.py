@@ -1,18 +1,24 @@
 """mlx-vlm's automatic prefix cache: what it gives back is what would have been computed, or it gives nothing back."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from mlx_vlm import generate, load
+from mlx_vlm import load, stream_generate
 from mlx_vlm.apc import APCManager, from_env, semantic_extra_hash
+from mlx_vlm.apc_coordinator import APCCoordinator
 from mlx_vlm.generate.ar import BatchGenerator
+from mlx_vlm.models.cache import ArraysCache
 from mlx_vlm.prompt_utils import apply_chat_template
 from mlx_vlm.utils import prepare_inputs
 from pictures import MEDIA, Clip, Picture
 from PIL import Image
+
+from minicpmv46.plugin.prefix_cache import up_to_turn_end
 
 NEW_TOKENS = 6
 SMALL = {"scale_resolution": 112}
@@ -27,18 +33,28 @@ def loaded(checkpoint: Callable[[str], Path]) -> tuple[Any, Any]:
     return load(str(checkpoint("base")))
 
 
-def manager(**settings: Any) -> APCManager:
-    """A cache in memory, large enough for a test."""
-    return APCManager(overrides={"checkpoint_entries": 64, **settings})
+@dataclass(frozen=True)
+class Result:
+    """A greedy answer, [tokens] each, and how many tokens of its prompt were not read."""
+
+    token_ids: list[int]
+    logprobs: np.ndarray
+    prompt_tokens: int
+    cached_tokens: int
 
 
-def ask(loaded: tuple[Any, Any], messages: Any, cache: APCManager | None = None, **keywords: Any) -> Any:
-    """Greedy result; `keywords` are `generate`'s."""
+def ask(loaded: tuple[Any, Any], messages: Any, cache: APCManager | None = None, **keywords: Any) -> Result:
+    """The answer; `keywords` are `generate`'s."""
     model, processor = loaded
     video = {"video": keywords["video"]} if "video" in keywords else {}
-    prompt = apply_chat_template(processor, model.config, messages, num_images=len(keywords.get("image", ())), **video)
+    thinking = {"enable_thinking": keywords.get("enable_thinking", False)}
+    count = len(keywords.get("image", ()))
+    prompt = apply_chat_template(processor, model.config, messages, num_images=count, **video, **thinking)
     kept = {} if cache is None else {"apc_manager": cache}
-    return generate(model, processor, prompt, max_tokens=NEW_TOKENS, temperature=0.0, **keywords, **kept)
+    *steps, last = stream_generate(model, processor, prompt, max_tokens=NEW_TOKENS, temperature=0.0, **keywords, **kept)
+    logprobs = np.array([float(step.logprobs[step.token]) for step in steps])
+    assert len(steps) > 2
+    return Result(last.token_ids, logprobs, last.prompt_tokens, last.cached_tokens)
 
 
 REQUESTS: dict[str, dict[str, Any]] = {
@@ -50,34 +66,79 @@ REQUESTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", REQUESTS)
-def test_repeat_and_second_turn(loaded: tuple[Any, Any], name: str) -> None:
-    """A repeated prompt and a second turn read what is new, and are answered as if they had read everything."""
-    keywords = REQUESTS[name]
-    cache = manager()
-    first = [{"role": "user", "content": QUESTION}]
-    plain = ask(loaded, first, **keywords)
-    filling, repeat = (ask(loaded, first, cache, **keywords) for _ in range(2))
-    assert filling.cached_tokens == 0 and repeat.cached_tokens == repeat.prompt_tokens - 1
-    assert filling.token_ids == repeat.token_ids == plain.token_ids
+# What follows the turn that is answered, with and without thinking.
+OPENINGS = {False: "\n<|im_start|>assistant\n<think>\n\n</think>\n\n", True: "\n<|im_start|>assistant\n<think>\n"}
 
-    # Media stay on the first turn. The template drops the empty thoughts of earlier turns, so the prompt differs from
-    # the first one's where the answer begins; a checkpoint before that place is what can be used.
+
+@pytest.mark.parametrize("thinking", OPENINGS)
+@pytest.mark.parametrize("name", REQUESTS)
+def test_repeat_and_later_turns(loaded: tuple[Any, Any], name: str, thinking: bool) -> None:
+    """With mlx-vlm's own settings a repeated prompt and each turn of a short chat continue where the last user turn
+    ended, and are answered as if they had been read whole."""
+    keywords = {**REQUESTS[name], "enable_thinking": thinking}
+    # Media stay on the first turn. The template drops the empty thoughts of earlier turns.
     kinds = [{"type": "image"}] * len(keywords.get("image", ())) + [{"type": "video"}] * len(keywords.get("video", ()))
+    first = [{"role": "user", "content": [*kinds, {"type": "text", "text": QUESTION}]}]
+    second = [*first, *said("A roof under a sky.", "And what else is there?")]
+    third = [*second, *said("A tree.", "Where?")]
+    edited = [*first, *said("A roof under a sky.", "Is there a tree?")]
+    opening = len(loaded[1].tokenizer.encode(OPENINGS[thinking], add_special_tokens=False))
+
+    cache = APCManager()
+    plain = {id(turns): ask(loaded, turns, **keywords) for turns in (first, second, third, edited)}
+    ends = {key: result.prompt_tokens - opening for key, result in plain.items()}
+    for turns, begun in ((first, None), (first, first), (second, first), (edited, first), (third, second)):
+        if turns is third:  # in memory two copies are kept, now of other turns
+            ask(loaded, second, cache, **keywords)
+        result = ask(loaded, turns, cache, **keywords)
+        assert result.cached_tokens == (0 if begun is None else ends[id(begun)])
+        assert result.prompt_tokens == plain[id(turns)].prompt_tokens
+        assert result.token_ids == plain[id(turns)].token_ids
+        np.testing.assert_allclose(result.logprobs, plain[id(turns)].logprobs, atol=1e-4)
+
+
+def test_turn_that_adds_a_picture(loaded: tuple[Any, Any]) -> None:
+    """mlx-vlm knows a prompt by all its pictures: with another one it is read whole."""
+    image, text = {"type": "image"}, {"type": "text", "text": QUESTION}
+    first = [{"role": "user", "content": [image, text]}]
     second = [
-        {"role": "user", "content": [*kinds, {"type": "text", "text": QUESTION}]},
-        {"role": "assistant", "content": "A roof under a sky."},
-        {"role": "user", "content": "And what else is there?"},
+        *first,
+        {"role": "assistant", "content": "A roof."},
+        {"role": "user", "content": [image, {"type": "text", "text": "And this?"}]},
     ]
-    cache = manager(checkpoint_interval_tokens=16)
-    ask(loaded, second[:1], cache, **keywords)
-    follow_up = ask(loaded, second, cache, **keywords)
-    third = [*second, {"role": "assistant", "content": "A tree."}, {"role": "user", "content": "Where?"}]
-    again = ask(loaded, third, cache, **keywords)
-    assert 0 < follow_up.cached_tokens < follow_up.prompt_tokens
-    assert follow_up.cached_tokens <= again.cached_tokens < again.prompt_tokens
-    assert follow_up.token_ids == ask(loaded, second, **keywords).token_ids
-    assert again.token_ids == ask(loaded, third, **keywords).token_ids
+    cache = APCManager()
+    ask(loaded, first, cache, image=[ROOF], **SMALL)
+    result = ask(loaded, second, cache, image=[ROOF, WAVES], **SMALL)
+    assert result.cached_tokens == 0
+    assert result.token_ids == ask(loaded, second, image=[ROOF, WAVES], **SMALL).token_ids
+
+
+def said(answer: str, question: str) -> list[dict[str, Any]]:
+    return [{"role": "assistant", "content": answer}, {"role": "user", "content": question}]
+
+
+def test_places() -> None:
+    """The last place is the end of the turn that is answered, where mlx-vlm can continue from it."""
+    stop, image = 7, 5
+    prompt = [0] * 20 + [image, stop] + [0] * 20 + [stop, 1, 2, 3]
+    end = len(prompt) - 3
+    settings: dict[str, Any] = {"stop_tokens": {stop}, "media_tokens": {image}, "shortest": 16}
+    assert up_to_turn_end([len(prompt) - 1], prompt, **settings) == [end]
+    assert up_to_turn_end([16, 32, len(prompt) - 1], prompt, **settings) == [16, 32, end]
+    assert up_to_turn_end([32, end + 1, len(prompt) - 1], prompt, **settings) == [32, end]
+    # Nowhere, or earlier, by the user's settings; no turn has ended; too short; media follow.
+    assert up_to_turn_end([], prompt, **settings) == []
+    assert up_to_turn_end([20, 30], prompt, **settings) == [20, 30]
+    assert up_to_turn_end([45], prompt, **settings | {"stop_tokens": {99}}) == [45]
+    assert up_to_turn_end([45], prompt, **settings | {"shortest": end + 1}) == [45]
+    assert up_to_turn_end([45], [*prompt, image], **settings) == [45]
+
+
+def test_other_models_are_left_alone() -> None:
+    """A model that is not ours gets the places that mlx-vlm chooses, though it names its stop tokens."""
+    other = SimpleNamespace(make_cache=lambda: [ArraysCache(size=2)], stop_tokens=frozenset({7}))
+    prompt = [0] * 40 + [7, 1, 2, 3]
+    assert APCCoordinator(APCManager(), other).checkpoint_lengths(prompt, set()) == [len(prompt) - 1]
 
 
 def blank(width: int, height: int) -> Image.Image:
@@ -103,7 +164,7 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def test_nothing_is_shared(loaded: tuple[Any, Any], name: str) -> None:
     """Other modes, slices, pictures and tenants find nothing of each other's, and answer as they do alone."""
     for one, other in (PAIRS[name], PAIRS[name][::-1]):
-        cache = manager()
+        cache = APCManager()
         ask(loaded, QUESTION, cache, **one)
         result = ask(loaded, QUESTION, cache, **other)
         assert result.cached_tokens == 0
@@ -141,7 +202,7 @@ def test_places_of_patches(loaded: tuple[Any, Any]) -> None:
 def test_warm_and_cold_rows_in_one_batch(loaded: tuple[Any, Any]) -> None:
     """Rows that continue from the cache run beside rows that do not."""
     model, processor = loaded
-    cache = manager()
+    cache = APCManager()
 
     def row(name: str) -> tuple[list[int], dict[str, Any]]:
         """Ids and keywords as mlx-vlm's server makes them."""
@@ -185,7 +246,8 @@ def test_store_on_disk(loaded: tuple[Any, Any], tmp_path: Path) -> None:
     settings = {"enabled": True, "disk_path": str(tmp_path), "disk_enabled": True}
     keywords = REQUESTS["slices"]
     plain = ask(loaded, QUESTION, **keywords)
-    for cached in (0, plain.prompt_tokens - 1):
+    opening = len(loaded[1].tokenizer.encode(OPENINGS[False], add_special_tokens=False))
+    for cached in (0, plain.prompt_tokens - opening):
         cache = from_env("a model", overrides=settings)
         result = ask(loaded, QUESTION, cache, **keywords)
         assert (result.cached_tokens, result.token_ids) == (cached, plain.token_ids)

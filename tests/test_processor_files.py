@@ -15,8 +15,8 @@ import stages
 import tiny
 from conversions import convert, read_json
 
+from minicpmv46.options import ImageProcessor, VideoProcessor
 from minicpmv46.processing import MiniCPMV46Processor
-from minicpmv46.processor_options import ImageProcessor, VideoProcessor
 
 Folders = Callable[[str], Path]
 

@@ -95,4 +95,6 @@ def test_second_turn_through_the_template(loaded: Any) -> None:
         plain = greedy(model, processor, prompt, 6, image=images[:shown])
         kept = greedy(model, processor, prompt, 6, image=images[:shown], prompt_cache_state=state)
         assert kept.token_ids == plain.token_ids
+        # The think block at the end of each prompt is not in the next one, and a recurrent state cannot go back.
+        assert kept.cached_tokens == 0
     assert plain.token_ids == golden_data.load(case.name)["greedy"][:6].tolist()

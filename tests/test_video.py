@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from pictures import MEDIA, MP4_FILES
 
-from minicpmv46.image import PixelOptions
+from minicpmv46.frames import FileFrames, FrameSource, open_video
+from minicpmv46.image import PixelOptions, VisualUnits
 from minicpmv46.sampling import SamplingOptions, VideoMetadata, sample_units
 from minicpmv46.slicing import SliceOptions
-from minicpmv46.video import FileFrames, compose, open_video, video_units
+from minicpmv46.video import choose_frames, compose
 
 FILES = sorted(MEDIA.glob("*.mp4"))
 
@@ -33,7 +34,7 @@ def test_reads_exactly_the_frames_named(path: Path, monkeypatch: pytest.MonkeyPa
     source = FileFrames(str(path), "video 0", sample=True)
     assert len(source) == len(frames)
     for distance in (1000, 1):
-        monkeypatch.setattr("minicpmv46.video.SEEK_DISTANCE", distance)
+        monkeypatch.setattr("minicpmv46.frames.SEEK_DISTANCE", distance)
         indices = sorted({0, 1, len(frames) // 3, len(frames) // 2, len(frames) - 2, len(frames) - 1})
         read = dict(source.read(indices))
         assert list(read) == indices
@@ -53,6 +54,12 @@ def test_file_equals_its_frames(options: SamplingOptions) -> None:
             np.testing.assert_array_equal(a.patches, b.patches)
 
 
+def video_units(
+    source: FrameSource, sampling: SamplingOptions, slicing: SliceOptions, pixels: PixelOptions, name: str
+) -> list[VisualUnits]:
+    return choose_frames(source, sampling, name).cut(slicing, pixels)
+
+
 class Counting:
     """A clip of a million frames that are made when they are read."""
 
@@ -63,6 +70,9 @@ class Counting:
 
     def __len__(self) -> int:
         return self.metadata.total_num_frames
+
+    def size(self, index: int) -> tuple[int, int]:
+        return 20, 30
 
     def read(self, indices: Any) -> Iterator[tuple[int, np.ndarray]]:
         for index in indices:

@@ -16,6 +16,7 @@ from typing import Any
 
 ARCHITECTURE = "mlx_vlm.models.minicpmv46"
 PATCHES = {
+    "mlx_vlm.apc_coordinator": "patch_prefix_cache",
     "mlx_vlm.generate.ar": "patch_batches",
     "mlx_vlm.utils": "patch_utils",
     "mlx_vlm.prompt_utils": "patch_prompt_utils",

@@ -9,40 +9,23 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from mlx_vlm.generate.ar import generate_step
-from mlx_vlm.utils import resize_image
-from PIL import Image
 
-from minicpmv46.image import flatten_images, read_image
+from minicpmv46 import options
 from minicpmv46.model import NO_SPECULATION
 from minicpmv46.plugin.messages import REQUEST
 from minicpmv46.processing import MiniCPMV46Processor
+from minicpmv46.spelling import meant
 
-# Keywords of the processor that are arguments of this function.
-_OWN = ("text", "images", "videos", "add_special_tokens", "padding", "padding_side", "return_tensors", "with_places")
-OPTIONS = tuple(
-    name for name in inspect.signature(MiniCPMV46Processor.__call__).parameters if name not in ("self", *_OWN)
-)
-
-# Likeness from which a keyword counts as a misspelt option; mlx-vlm's own keywords stay far below.
-SIMILAR = 0.85
-# Names that other programs have for what is meant, and that are not alike.
-MEANT = {
-    "max_slices": "max_slice_nums",
-    "slices": "max_slice_nums",
-    "num_slices": "max_slice_nums",
-    "downsample": "downsample_mode",
-    "mode": "downsample_mode",
-    "num_frames": "nframes",
-    "frames": "nframes",
-    "num_videos": "video",
-}
+# Keywords that go to the processor.
+OPTIONS = (*options.OPTIONS, "video_metadata")
+# Keywords that people try, and the argument of mlx-vlm that they mean.
+ARGUMENTS = {"num_videos": "video"}
 
 
 def prepare_inputs(
@@ -73,50 +56,32 @@ def prepare_inputs(
         _make_inputs,
         processor,
         prompts,
-        images=images,
         audio=audio,
-        videos=videos,
+        keywords=kwargs,
+        images=_given(images),
+        videos=_given(videos),
         resize_shape=resize_shape,
         add_special_tokens=add_special_tokens,
         padding=padding,
         padding_side=padding_side,
-        keywords=kwargs,
     )
     return make() if request is None else request.inputs(make)
 
 
 def _make_inputs(
-    processor: MiniCPMV46Processor,
-    prompts: Any,
-    *,
-    images: Any,
-    audio: Any,
-    videos: Any,
-    resize_shape: tuple[int, int] | None,
-    keywords: Mapping[str, Any],
-    **tokenizing: Any,
+    processor: MiniCPMV46Processor, prompts: Any, *, audio: Any, keywords: Mapping[str, Any], **arguments: Any
 ) -> dict[str, mx.array]:
+    """What the processor makes of its `arguments` and of its options among `keywords`."""
     if audio is not None and (not hasattr(audio, "__len__") or len(audio) > 0):
         raise ValueError("MiniCPM-V 4.6 takes no audio")
     if keywords.get("draft_model") is not None:  # generation would ask the drafter for its layers first
         raise ValueError(NO_SPECULATION)
     refuse_misspelt(keywords)
-    options = {name: keywords[name] for name in OPTIONS if keywords.get(name) is not None}
     _check_characters(prompts)
-    sources = flatten_images(_given(images))
-    if resize_shape is not None:
-        names = [f"image {i}" for i in range(len(sources))]
-        sources = [_fit(read_image(s, name), resize_shape, name) for s, name in zip(sources, names, strict=True)]
-    inputs = processor(
-        text=prompts,
-        images=sources,
-        videos=_given(videos),
-        # mlx-vlm's prefix cache knows pictures by `pixel_values` alone. Without the places, blank pictures of one area
-        # but of other shapes are the same to it.
-        with_places=True,
-        **tokenizing,
-        **options,
-    )
+    options = {name: keywords[name] for name in OPTIONS if keywords.get(name) is not None}
+    # mlx-vlm's prefix cache knows pictures by `pixel_values` alone. Without the places, blank pictures of one area but
+    # of other shapes are the same to it.
+    inputs = processor(prompts, with_places=True, **arguments, **options)
     # Evaluated here: mlx-vlm's server prepares requests on threads of their own.
     return {name: mx.array(value) if isinstance(value, np.ndarray) else value for name, value in inputs.items()}
 
@@ -142,13 +107,12 @@ def training_inputs(
     return inputs
 
 
-def refuse_misspelt(keywords: Iterable[str], names: Sequence[str] = OPTIONS, others: Mapping[str, str] = MEANT) -> None:
+def refuse_misspelt(keywords: Iterable[str], names: Sequence[str] = OPTIONS) -> None:
     """mlx-vlm lets unknown keywords pass down to where they are lost; those that were meant for us stop here."""
     known = {*names, *inspect.signature(generate_step).parameters}
-    for keyword in (keyword for keyword in keywords if keyword not in known):
-        meant = [others[keyword]] if keyword in others else get_close_matches(keyword, names, n=1, cutoff=SIMILAR)
-        if meant:
-            raise TypeError(f"unknown option {keyword!r}; did you mean {meant[0]!r}?")
+    for keyword in keywords:
+        if keyword not in known and (guess := ARGUMENTS.get(keyword) or meant(keyword, names)):
+            raise TypeError(f"unknown option {keyword!r}; did you mean {guess!r}?")
 
 
 def _check_characters(prompts: Any) -> None:
@@ -163,13 +127,3 @@ def _check_characters(prompts: Any) -> None:
 
 def _given(media: Any) -> Any:
     return None if media is not None and hasattr(media, "__len__") and len(media) == 0 else media
-
-
-def _fit(image: Image.Image, box: tuple[int, int], name: str) -> Image.Image:
-    """mlx-vlm's `--resize-shape`: the largest size of the image's shape within `box` = (width, height)."""
-    width, height = image.size
-    if min(box[0] / width, box[1] / height) * min(width, height) < 1:
-        raise ValueError(f"{name}: resize_shape {tuple(box)} leaves no pixel of {width}x{height} (width x height)")
-    fitted: Image.Image = resize_image(image, box)
-    fitted.info.pop("transparency", None)  # the image is opaque since it was read
-    return fitted

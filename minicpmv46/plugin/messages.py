@@ -14,6 +14,8 @@ from typing import Any
 from jinja2 import TemplateError, TemplateSyntaxError
 from mlx_vlm.prompt_utils import normalize_image_content
 
+from minicpmv46.checks import quote
+
 # Keyword under which a request to mlx-vlm's server hands its arguments (`requests.RequestArguments`) to our functions.
 REQUEST = "minicpmv46_request"
 
@@ -165,7 +167,7 @@ def _message(entry: Any) -> dict[str, Any]:
     if message.get("tool_calls"):
         calls = message["tool_calls"]
         if not isinstance(calls, (list, tuple)):
-            raise ValueError(f"a message's tool calls must be a list, not {calls!r:.100}")
+            raise ValueError(f"a message's tool calls must be a list, not {quote(calls)}")
         message["tool_calls"] = [_tool_call(call) for call in calls]
     return message
 
@@ -183,7 +185,7 @@ def check_tool_call(call: Any) -> None:
     """Raise ValueError for what is no tool call."""
     function = call.get("function", call) if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise ValueError(f"a tool call must be an object with a name and arguments, not {call!r:.100}")
+        raise ValueError(f"a tool call must be an object with a name and arguments, not {quote(call)}")
 
 
 def _arguments(name: str, arguments: Any) -> Mapping[str, Any]:
@@ -194,7 +196,7 @@ def _arguments(name: str, arguments: Any) -> Mapping[str, Any]:
         except ValueError as error:
             raise ValueError(f"arguments of tool call {name!r} are not JSON: {error}") from error
     if not isinstance(arguments, Mapping):
-        raise ValueError(f"arguments of tool call {name!r} must be an object, not {given!r:.100}")
+        raise ValueError(f"arguments of tool call {name!r} must be an object, not {quote(given)}")
     return arguments
 
 

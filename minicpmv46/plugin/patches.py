@@ -23,6 +23,7 @@ from minicpmv46.plugin.routing import (
     checkpoint_model_type,
     declared_model_type,
     folder_model_type,
+    is_our_language_model,
     is_our_model,
     is_our_processor,
     replace,
@@ -73,6 +74,20 @@ def patch_quantization(quant_utils: ModuleType) -> None:
     Where the function is not there, every matrix of the decoder gets the bits asked for.
     """
     replace(quant_utils, "quantize_model", with_form)
+
+
+def patch_prefix_cache(apc_coordinator: ModuleType) -> None:
+    """Make `mlx_vlm.apc_coordinator` keep our prompts where the next turn of a chat finds them.
+
+    `compat` does not ask for it: without it the answers are the same, read from the beginning. mlx-vlm could ask
+    the language model where its prompts are to be kept.
+    """
+    owner = getattr(apc_coordinator, "APCCoordinator", None)
+    original = getattr(owner, "checkpoint_lengths", None)
+    if owner is not None and callable(original) and not getattr(original, MARK, False):
+        replacement = functools.wraps(original)(kept_lengths(original))
+        setattr(replacement, MARK, True)
+        owner.checkpoint_lengths = replacement
 
 
 def patch_batches(ar: ModuleType) -> None:
@@ -197,6 +212,25 @@ def routed_inputs(name: str, original: Function) -> Function:
         return ours(*args, **kwargs)
 
     return inputs
+
+
+def kept_lengths(original: Function) -> Function:
+    def checkpoint_lengths(coordinator: Any, *args: Any, **kwargs: Any) -> Any:
+        lengths = original(coordinator, *args, **kwargs)
+        if not is_our_language_model(coordinator.model):
+            return lengths
+        from minicpmv46.plugin.prefix_cache import up_to_turn_end
+
+        token_ids, media_token_ids = (argument(original, i, (coordinator, *args), kwargs) for i in (1, 2))
+        return up_to_turn_end(
+            lengths,
+            token_ids,
+            stop_tokens=coordinator.model.stop_tokens,
+            media_tokens=media_token_ids,
+            shortest=coordinator.manager.exact_cache_min_tokens,
+        )
+
+    return checkpoint_lengths
 
 
 def of_any_sizes(original: Function) -> Function:

@@ -19,12 +19,11 @@ from mlx_vlm.server.request_normalization import _extract_response_format_schema
 from mlx_vlm.server.schemas import ChatRequest
 from transformers import PreTrainedTokenizerBase
 
+from minicpmv46.checks import quote
 from minicpmv46.plugin.inputs import OPTIONS, refuse_misspelt
 from minicpmv46.plugin.messages import apply_chat_template, check_tool_call, has_video
 from minicpmv46.plugin.requests import BadRequestError, RequestArguments, preparation_of
 from minicpmv46.processing import MiniCPMV46Processor
-from minicpmv46.processor_options import with_options
-from minicpmv46.sampling import SamplingOptions
 
 # Fields with an object of processor options: mlx-vlm's flag has the first name, vLLM's field the second.
 OBJECTS = ("processor_kwargs", "mm_processor_kwargs")
@@ -32,8 +31,6 @@ VARIABLES = "chat_template_kwargs"
 STOP = "stop"
 THINKING = "enable_thinking"
 
-# Have one entry a video, so that only the request's videos show whether they fit.
-_PER_VIDEO = ("fps", "video_metadata")
 # Keywords of those who render, which are no variables of a template.
 _RENDERING = {
     name
@@ -87,7 +84,7 @@ def check_schema(request: Any) -> None:
     except AttributeError as error:
         raise ValueError("response_format must be an object with a type") from error
     if not isinstance(schema, Mapping | str | None):
-        raise ValueError(f"the schema in response_format must be an object, not {schema!r:.100}")
+        raise ValueError(f"the schema in response_format must be an object, not {quote(schema)}")
 
 
 def check_bias(bias: Any, tokens: int) -> None:
@@ -95,12 +92,12 @@ def check_bias(bias: Any, tokens: int) -> None:
     if bias is None:
         return
     if not isinstance(bias, Mapping):
-        raise ValueError(f"logit_bias must be an object, not {bias!r:.100}")
+        raise ValueError(f"logit_bias must be an object, not {quote(bias)}")
     for token, value in bias.items():
         if not 0 <= token < tokens:
-            raise ValueError(f"logit_bias has token {token!r:.100}; there are 0 to {tokens - 1}")
+            raise ValueError(f"logit_bias has token {quote(token)}; there are 0 to {tokens - 1}")
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ValueError(f"logit_bias of token {token} must be a number, not {value!r:.100}")
+            raise ValueError(f"logit_bias of token {token} must be a number, not {quote(value)}")
 
 
 def processor_options(request: Any, processor: MiniCPMV46Processor) -> dict[str, Any]:
@@ -114,14 +111,13 @@ def processor_options(request: Any, processor: MiniCPMV46Processor) -> dict[str,
     given_in: dict[str, str] = {}
     plain = {name: _given(request, name) for name in OPTIONS}
     for place, found in (("the request", plain), *((name, _object(request, name)) for name in OBJECTS)):
-        if unknown := sorted(set(found) - set(OPTIONS)):
-            raise TypeError(f"{place} has unknown options {', '.join(unknown):.100}; known: {', '.join(OPTIONS)}")
+        _check_options(processor, place, found)
         found = {name: value for name, value in found.items() if value is not None}
         if twice := [name for name in found if name in options]:
             raise TypeError(f"{', '.join(twice)} stands in {given_in[twice[0]]} and in {place}")
         options |= found
         given_in |= dict.fromkeys(found, place)
-    _check_values(processor, options)
+    _check_options(processor, "the request", options)
     return options
 
 
@@ -132,9 +128,9 @@ def template_variables(request: Any) -> dict[str, Any]:
         raise TypeError(
             f"{VARIABLES} has {', '.join(rendering)}, which no request sets; it takes variables of the template"
         )
-    refuse_misspelt(variables, (THINKING,), others={})
+    refuse_misspelt(variables, (THINKING,))
     if not isinstance(variables.get(THINKING), bool | None):
-        raise ValueError(f"{THINKING} in {VARIABLES} must be true or false, not {variables[THINKING]!r:.100}")
+        raise ValueError(f"{THINKING} in {VARIABLES} must be true or false, not {quote(variables[THINKING])}")
     return variables
 
 
@@ -145,7 +141,7 @@ def stop_texts(request: Any) -> tuple[str, ...]:
         stop = getattr(request, "stop_sequences", None)
     texts = [] if stop is None else [stop] if isinstance(stop, str) else stop
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"{STOP} must be a text or a list of texts, not {stop!r:.100}")
+        raise ValueError(f"{STOP} must be a text or a list of texts, not {quote(stop)}")
     return tuple(text for text in texts if text)
 
 
@@ -177,7 +173,7 @@ def _object(request: Any, name: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise TypeError(f"{name} must be an object, not {value!r:.100}")
+        raise TypeError(f"{name} must be an object, not {quote(value)}")
     return dict(value)
 
 
@@ -191,9 +187,6 @@ def _of_others(name: str, request: Any) -> bool:
     return name == "mode" and not re.fullmatch(r"\d+x?", str(getattr(request, name, "")), re.IGNORECASE)
 
 
-def _check_values(processor: MiniCPMV46Processor, options: Mapping[str, Any]) -> None:
-    """Let the processor look at all options; a text has no media to spend time on."""
-    rates = options.get("fps")
-    for rate in rates if isinstance(rates, list) else [rates]:
-        with_options(SamplingOptions(), {"fps": rate})
-    processor("text", **{name: value for name, value in options.items() if name not in _PER_VIDEO})
+def _check_options(processor: MiniCPMV46Processor, place: str, options: Mapping[str, Any]) -> None:
+    """Names and values; a video's metadata show with the video whether they fit."""
+    processor.options.updated(place, **{name: value for name, value in options.items() if name != "video_metadata"})

@@ -44,6 +44,11 @@ def is_our_model(model: object) -> bool:
     return ours is not None and isinstance(model, ours)
 
 
+def is_our_language_model(model: object) -> bool:
+    ours = getattr(sys.modules.get("minicpmv46.model"), "LanguageModel", None)
+    return ours is not None and isinstance(model, ours)
+
+
 def is_our_processor(processor: object) -> bool:
     # Without importing our processor for the sake of other models: while it is not loaded, none exists.
     ours = getattr(sys.modules.get("minicpmv46.processing"), "MiniCPMV46Processor", None)

@@ -64,7 +64,7 @@ def test_unknown_options(ours: MiniCPMV46Processor) -> None:
     """A misspelt option must not be passed over."""
     refuse(lambda: ours(IMAGE, images=PIXELS, max_slice_num=36), "'max_slice_num'", kind=TypeError)
     for argument, own, unknown in (
-        ("images_kwargs", "max_slice_nums", ("max_slice_num", "stack_frames", "use_image_id")),
+        ("images_kwargs", "max_slice_nums", ("max_slice_num", "stack_frames", "nframes")),
         ("videos_kwargs", "stack_frames", ("stack_frame", "size")),
     ):
         for name in unknown:

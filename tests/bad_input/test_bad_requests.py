@@ -59,7 +59,7 @@ def test_generate_with_a_misspelt_option(idle: tuple[Any, Any]) -> None:
         ("downsample", "downsample_mode"),
         ("mode", "downsample_mode"),
         ("num_frames", "nframes"),
-        ("frames", "nframes"),
+        ("frames", "max_num_frames"),
         ("num_videos", "video"),
     ):
         refuse(ask(idle, IMAGE, image=roof, **{name: 4}), repr(name), repr(meant), kind=TypeError)

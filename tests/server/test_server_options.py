@@ -106,18 +106,18 @@ BAD_OPTIONS = {
     "mode": ({"downsample_mode": "8x"}, "downsample_mode must be one of '4x', '16x', not '8x'"),
     "zero": ({"max_slice_nums": 0}, "max_slice_nums must be an integer of at least 1, not 0"),
     "word": ({"max_slice_nums": "many"}, "max_slice_nums must be an integer of at least 1, not 'many'"),
-    "switch": ({"use_image_id": "no"}, "use_image_id must be True or False, not 'no'"),
+    "switch": ({"use_image_id": "no"}, "use_image_id must be True or False (in JSON true or false), not 'no'"),
     "rate": ({"fps": 0}, "fps must be a positive number, not 0"),
     "one of two rates": ({"fps": [1, -1]}, "fps must be a positive number, not -1"),
-    "frames": ({"max_frames": 0}, "max_num_frames must be an integer of at least 1, not 0"),
-    "nested": ({"images_kwargs": {"stack_frames": 3}}, "images_kwargs has unknown options stack_frames"),
+    "frames": ({"max_frames": 0}, "max_frames must be an integer of at least 1, not 0"),
+    "nested": ({"images_kwargs": {"stack_frames": 3}}, "images_kwargs has unknown options 'stack_frames'"),
     "in the object": (
         {"processor_kwargs": {"slices": 2}},
-        "processor_kwargs has unknown options slices; known: downsample_mode",
+        "processor_kwargs has unknown options 'slices'; 'slices' is probably 'max_slice_nums'; known: downsample_mode",
     ),
     "in vLLM's object": (
         {"mm_processor_kwargs": {"num_frames": 2, "size": 4}},
-        "mm_processor_kwargs has unknown options num_frames, size; known: downsample_mode",
+        "mm_processor_kwargs has unknown options 'num_frames', 'size'; 'num_frames' is probably 'nframes'; known: ",
     ),
     "no object": ({"processor_kwargs": 3}, "processor_kwargs must be an object, not 3"),
     "twice": (
@@ -131,9 +131,9 @@ BAD_OPTIONS = {
     "a long value": ({"processor_kwargs": "x" * 300_000}, "processor_kwargs must be an object, not 'xxx"),
     "half an emoji": (
         {"processor_kwargs": {"\ud83d": 1}},
-        "processor_kwargs has unknown options \\ud83d; known: downsample_mode",
+        "processor_kwargs has unknown options '\\ud83d'; known: downsample_mode",
     ),
-    "a long name": ({"processor_kwargs": {"x" * 300_000: 1}}, "processor_kwargs has unknown options xxx"),
+    "a long name": ({"processor_kwargs": {"x" * 300_000: 1}}, "processor_kwargs has unknown options 'xxx"),
 }
 
 
@@ -160,7 +160,7 @@ def test_bad_options(server: Server, name: str) -> None:
         ("mode", "4x", "downsample_mode"),
         ("mode", 16, "downsample_mode"),
         ("num_frames", 4, "nframes"),
-        ("frames", 4, "nframes"),
+        ("frames", 4, "max_num_frames"),
         ("n_frames", 4, "nframes"),
         ("num_videos", 1, "video"),
         ("processor_kwarg", {}, "processor_kwargs"),

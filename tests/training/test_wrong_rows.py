@@ -28,7 +28,7 @@ WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]] = {
     "not an image": (row("?", "Yes.", images=["train.jsonl"]), (), ("image 0", "train.jsonl")),
     "audio": (row("?", "Yes.", audio=["a.wav", "b.wav"]), (), ("a.wav",)),
     "cut image": (ROWS["one unit and slices"][1], ("--max-seq-length", "12"), ("max_seq_length=12", "image")),
-    "cut video": (VIDEO_ROW, ("--max-seq-length", "12"), (f"tokens of id {tiny.VIDEO_PAD}", "must not be cut")),
+    "cut video": (VIDEO_ROW, ("--max-seq-length", "12"), (f"tokens of id {tiny.VIDEO_PAD}", "raise --max-seq-length")),
 }
 
 

@@ -1,0 +1,134 @@
+"""Images and videos of a call: opened, compared with the limits, then decoded and cut into visual units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from .frames import flatten_videos, open_video
+from .image import VisualUnits, cut_units
+from .limits import Limits
+from .options import ImageProcessor, Options
+from .resize import resize_image
+from .slicing import Size, SliceOptions, plan_slices
+from .sources import ImageSource, flatten_images, on_host, open_image
+from .video import Clip, choose_frames
+from .workers import map_ahead
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an image or a video amounts to, counted from sizes: an upper bound, as EXIF may turn a picture."""
+
+    tokens: int
+    patches: int
+
+
+@dataclass(frozen=True)
+class OpenMedia:
+    """Images and videos of a call, of which nothing is decoded yet."""
+
+    images: list[ImageSource]
+    videos: list[Clip]
+    options: Options
+
+    def costs(self) -> tuple[list[Cost], list[Cost]]:
+        """Cost of each image and of each video.
+
+        Raises:
+            ValueError: a picture has more pixels, or all have more patches, than the limits allow.
+        """
+        images, videos, limits = self.options.images, self.options.videos, self.options.limits
+        for source in self.images:
+            _check_pixels(source.size, limits, source.name)
+        of_images = [_cost([source.used_size], images.slicing, limits, source.name) for source in self.images]
+        of_videos = [_cost(clip.sizes(), videos.slicing, limits, clip.name) for clip in self.videos]
+        limits.check("patches", "the images and videos have patches:", sum(c.patches for c in (*of_images, *of_videos)))
+        return of_images, of_videos
+
+    def decode(self) -> tuple[list[VisualUnits], list[list[VisualUnits]]]:
+        """Units of each image, and of each frame or composed picture of each video; raises `ValueError`."""
+        cut = partial(_cut_image, options=self.options.images, levels=self.options.images.pixels.image_levels())
+        images = list(map_ahead(cut, self.images))
+        videos = self.options.videos
+        return images, [clip.cut(videos.slicing, videos.pixels) for clip in self.videos]
+
+
+def open_media(
+    images: Sequence[Any], videos: Sequence[Any], metadata: Any, box: tuple[int, int] | None, options: Options
+) -> OpenMedia:
+    """Open flat lists of images and videos.
+
+    Args:
+        metadata: `video_metadata` of the call, one entry a video.
+        box: (width, height) that images are made to fit in, None leaves them.
+
+    Raises:
+        ValueError: one cannot be opened, or the options do not fit it.
+    """
+    # Arrays of MLX are evaluated on this thread.
+    sources = map_ahead(lambda entry: open_image(entry[1], f"image {entry[0]}"), enumerate(map(on_host, images)))
+    opened = [replace(source, box=box) for source in sources]
+    entries = _one_each(metadata, len(videos))
+    clips = []
+    for i, (video, sampling) in enumerate(zip(videos, options.videos.samplings(len(videos)), strict=True)):
+        name = f"video {i}"
+        source = open_video(video, entries[i], name, sample=options.videos.do_sample_frames)
+        clips.append(choose_frames(source, sampling, name))
+    return OpenMedia(opened, clips, options)
+
+
+def flatten_media(images: Any, videos: Any, prompts: int) -> tuple[list[Any], list[Any], Any, Any]:
+    """Images and videos as flat lists, and how many there are: for each prompt where lists of lists say it, or all."""
+    image_list, video_list = flatten_images(images), flatten_videos(videos)
+    return image_list, video_list, _counts(images, prompts, flatten_images), _counts(videos, prompts, flatten_videos)
+
+
+def _counts(media: Any, prompts: int, flatten: Callable[[Any], list[Any]]) -> Sequence[int] | int:
+    lists = isinstance(media, (list, tuple)) and all(isinstance(entry, (list, tuple)) for entry in media)
+    flat = flatten(media)
+    whole = lists and len(flat) == len(media) and all(a is b for a, b in zip(flat, media, strict=True))
+    if not lists or len(media) != prompts or whole:  # a list of frames is a video itself
+        return len(flat)
+    return [len(flatten(entry)) if entry else 0 for entry in media]
+
+
+def _one_each(metadata: Any, count: int) -> list[Any]:
+    """One entry a video: a list of as many, or one entry for a single video."""
+    entries = list(metadata) if isinstance(metadata, (list, tuple)) else None
+    if entries is None:
+        if metadata is not None and count > 1:
+            raise ValueError(f"video_metadata has one entry for {count} videos")
+        return [metadata] * count
+    if len(entries) != count:
+        raise ValueError(f"video_metadata has {len(entries)} entries for {count} video{'s' * (count != 1)}")
+    return entries
+
+
+def _check_pixels(size: Size, limits: Limits, name: str) -> None:
+    height, width = size
+    limits.check("pixels", f"{name}, {height}x{width} (height x width), has pixels:", height * width)
+
+
+def _cost(sizes: Iterable[Size], slicing: SliceOptions, limits: Limits, name: str) -> Cost:
+    known: dict[Size, Cost] = {}
+    costs = []
+    for height, width in sizes:
+        if (height, width) not in known:
+            _check_pixels((height, width), limits, name)
+            plans = [plan_slices(height, width, slicing), plan_slices(width, height, slicing)]
+            known[height, width] = Cost(
+                max(sum(plan.token_counts) for plan in plans),
+                max(sum(rows * cols for rows, cols in plan.patch_grids) for plan in plans),
+            )
+        costs.append(known[height, width])
+    return Cost(sum(cost.tokens for cost in costs), sum(cost.patches for cost in costs))
+
+
+def _cut_image(source: ImageSource, options: ImageProcessor, levels: np.ndarray) -> VisualUnits:
+    image = source.image()
+    return cut_units((image.height, image.width), partial(resize_image, image), options.slicing, levels)
