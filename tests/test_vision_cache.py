@@ -15,7 +15,7 @@ from mlx_vlm.prompt_utils import apply_chat_template
 from mlx_vlm.server.generation import ResponseGenerator
 from mlx_vlm.vision_cache import VisionFeatureCache, processed_image_key
 
-from minicpmv46.plugin.request_options import RequestArguments
+from minicpmv46.plugin.requests import RequestArguments
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,15 @@ USED = {
         "KVCache",
     ),
 }
-USED_BY_SERVER = {"mlx_vlm.server.generation": ("GenerationArguments.preprocessing_kwargs",)}
+USED_BY_SERVER = {
+    "mlx_vlm.server.generation": (
+        "GenerationArguments.preprocessing_kwargs",
+        "GenerationArguments.to_template_kwargs",
+        "PromptTooLongError",
+    ),
+    "mlx_vlm.server.request_normalization": ("_extract_response_format_schema",),
+    "mlx_vlm.server.schemas": ("ChatRequest",),
+}
 
 
 def problems() -> list[str]:

@@ -8,7 +8,8 @@ with mlx-vlm's video flags and those of its keywords that are the processor's op
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -17,11 +18,14 @@ from mlx_vlm.generate.ar import generate_step
 
 from minicpmv46 import options
 from minicpmv46.model import NO_SPECULATION
+from minicpmv46.plugin.messages import REQUEST
 from minicpmv46.processing import MiniCPMV46Processor
 from minicpmv46.spelling import meant
 
 # Keywords that go to the processor.
 OPTIONS = (*options.OPTIONS, "video_metadata")
+# Keywords that people try, and the argument of mlx-vlm that they mean.
+ARGUMENTS = {"num_videos": "video"}
 
 
 def prepare_inputs(
@@ -45,27 +49,39 @@ def prepare_inputs(
 
     Raises:
         ValueError: audio or a drafter is given, or what the processor raises.
-        TypeError: a keyword is almost the name of an option.
+        TypeError: a keyword is almost the name of an option, or another program's name for one.
     """
-    if audio is not None and (not hasattr(audio, "__len__") or len(audio) > 0):
-        raise ValueError("MiniCPM-V 4.6 takes no audio")
-    if kwargs.get("draft_model") is not None:  # generation would ask the drafter for its layers first
-        raise ValueError(NO_SPECULATION)
-    refuse_misspelt(kwargs)
-    given = {name: kwargs[name] for name in OPTIONS if kwargs.get(name) is not None}
-    inputs = processor(
-        text=prompts,
+    request = kwargs.pop(REQUEST, None)
+    make = partial(
+        _make_inputs,
+        processor,
+        prompts,
+        audio=audio,
+        keywords=kwargs,
         images=_given(images),
         videos=_given(videos),
         resize_shape=resize_shape,
         add_special_tokens=add_special_tokens,
         padding=padding,
         padding_side=padding_side,
-        # mlx-vlm's prefix cache knows pictures by `pixel_values` alone. Without the places, blank pictures of one area
-        # but of other shapes are the same to it.
-        with_places=True,
-        **given,
     )
+    return make() if request is None else request.inputs(make)
+
+
+def _make_inputs(
+    processor: MiniCPMV46Processor, prompts: Any, *, audio: Any, keywords: Mapping[str, Any], **arguments: Any
+) -> dict[str, mx.array]:
+    """What the processor makes of its `arguments` and of its options among `keywords`."""
+    if audio is not None and (not hasattr(audio, "__len__") or len(audio) > 0):
+        raise ValueError("MiniCPM-V 4.6 takes no audio")
+    if keywords.get("draft_model") is not None:  # generation would ask the drafter for its layers first
+        raise ValueError(NO_SPECULATION)
+    refuse_misspelt(keywords)
+    _check_characters(prompts)
+    options = {name: keywords[name] for name in OPTIONS if keywords.get(name) is not None}
+    # mlx-vlm's prefix cache knows pictures by `pixel_values` alone. Without the places, blank pictures of one area but
+    # of other shapes are the same to it.
+    inputs = processor(prompts, with_places=True, **arguments, **options)
     # Evaluated here: mlx-vlm's server prepares requests on threads of their own.
     return {name: mx.array(value) if isinstance(value, np.ndarray) else value for name, value in inputs.items()}
 
@@ -95,8 +111,18 @@ def refuse_misspelt(keywords: Iterable[str], names: Sequence[str] = OPTIONS) -> 
     """mlx-vlm lets unknown keywords pass down to where they are lost; those that were meant for us stop here."""
     known = {*names, *inspect.signature(generate_step).parameters}
     for keyword in keywords:
-        if keyword not in known and (guess := meant(keyword, names)):
+        if keyword not in known and (guess := ARGUMENTS.get(keyword) or meant(keyword, names)):
             raise TypeError(f"unknown option {keyword!r}; did you mean {guess!r}?")
+
+
+def _check_characters(prompts: Any) -> None:
+    """To the tokenizer a text with half an emoji is no text at all; clients that count in UTF-16 cut such."""
+    for text in (prompts,) if isinstance(prompts, str) else prompts if isinstance(prompts, (list, tuple)) else ():
+        try:
+            str(text).encode()
+        except UnicodeEncodeError as error:
+            half = error.object[error.start]
+            raise ValueError(f"a prompt has half a character, {half!r} at {error.start}; send whole ones") from error
 
 
 def _given(media: Any) -> Any:

@@ -8,8 +8,16 @@ entries of content lists. Here media stay where the caller put them, and what co
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from jinja2 import TemplateError, TemplateSyntaxError
+from mlx_vlm.prompt_utils import normalize_image_content
+
+from minicpmv46.checks import quote
+
+# Keyword under which a request to mlx-vlm's server hands its arguments (`requests.RequestArguments`) to our functions.
+REQUEST = "minicpmv46_request"
 
 IMAGE_TYPES = ("image", "image_url", "input_image")
 VIDEO_TYPES = ("video", "video_url", "input_video")
@@ -41,20 +49,41 @@ def apply_chat_template(
         video: path or paths; likewise.
 
     Raises:
-        ValueError: audio is asked for, media have no user message to go to, or there is no template.
+        ValueError: audio is asked for, media have no user message to go to, there is no template, or it cannot write
+            these messages.
+        TypeError: `num_videos` is given.
     """
-    if num_audios:
-        raise ValueError("MiniCPM-V 4.6 takes no audio")
-    num_videos = 0 if not video else len(video) if isinstance(video, (list, tuple)) else 1
-    messages = build_messages(prompt, num_images, num_videos)
-    if return_messages:
-        return messages
-    if processor.chat_template is None and kwargs.get("chat_template") is None:
+    request = kwargs.pop(REQUEST, None)
+    if "num_videos" in kwargs:
+        raise TypeError("apply_chat_template takes no 'num_videos'; give the videos themselves: video=[...]")
+    if not return_messages and processor.chat_template is None and kwargs.get("chat_template") is None:
         raise ValueError("this checkpoint has no chat template (chat_template.jinja)")
+    num_videos = 0 if not video else len(video) if isinstance(video, (list, tuple)) else 1
     # Not through mlx-vlm's `get_chat_template`, which sorts the keys of tools: the template writes them as they come.
     variables = {name: value for name, value in kwargs.items() if name not in _BUILDER_ARGUMENTS}
-    variables = {"tokenize": False, "enable_thinking": False, **variables}
-    return processor.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, **variables)
+    variables = {
+        "tokenize": False,
+        "enable_thinking": False,
+        "add_generation_prompt": add_generation_prompt,
+        **variables,
+    }
+
+    def render(prompt: Any) -> Any:
+        if num_audios:
+            raise ValueError("MiniCPM-V 4.6 takes no audio")
+        messages = build_messages(prompt, num_images, num_videos)
+        return messages if return_messages else _write(processor, messages, variables)
+
+    return render(prompt) if request is None else request.prompt(prompt, render)
+
+
+def _write(processor: Any, messages: list[dict[str, Any]], variables: Mapping[str, Any]) -> Any:
+    try:
+        return processor.apply_chat_template(messages, **variables)
+    except TemplateSyntaxError:  # the checkpoint's fault
+        raise
+    except (TemplateError, TypeError) as error:  # `raise_exception`, and filters that get values of another kind
+        raise ValueError(f"the chat template cannot write these messages: {error}") from error
 
 
 def build_messages(prompt: Any, num_images: int = 0, num_videos: int = 0) -> list[dict[str, Any]]:
@@ -82,34 +111,42 @@ def build_messages(prompt: Any, num_images: int = 0, num_videos: int = 0) -> lis
     return messages
 
 
-class KeptText(str):
-    """A message's text as mlx-vlm's server makes it, and the parts that it was made of."""
-
-    parts: Sequence[Any]
-
-
-class KeptParts(list[Any]):
-    """The same where mlx-vlm keeps a list."""
-
-    parts: Sequence[Any]
+def has_video(content: Any) -> bool:
+    """Whether a message's content, as a client sends it, has a video among its parts."""
+    parts = content if isinstance(content, (list, tuple)) else ()
+    return any(isinstance(part, Mapping) and part.get("type") in VIDEO_TYPES for part in parts)
 
 
-def normalize_image_content(original: Callable[[Any], Any], content: Any) -> str | list[Any]:
-    """`mlx_vlm.prompt_utils.normalize_image_content` of content with videos."""
-    return keep_parts(content, original(content))
+def restore_videos(messages: Sequence[Mapping[str, Any]], contents: Sequence[Any]) -> list[Mapping[str, Any]]:
+    """Messages that mlx-vlm's server made of a request, with the parts that they were made of where these had a video.
 
+    Args:
+        messages: user messages without videos, and others.
+        contents: contents of the request's user messages, in order.
 
-def keep_parts(content: Any, normalized: str | list[Any]) -> str | list[Any]:
-    """What mlx-vlm's server makes of a message's content, which has no videos in it, and what it had.
-
-    To other models it is what it was; ours goes back to the parts, so that a video stays where the message has it.
+    Raises:
+        RuntimeError: the user messages are not those of the request, which is not the client's fault.
     """
-    parts = content if isinstance(content, list) else []
-    if not any(isinstance(part, Mapping) and part.get("type") in VIDEO_TYPES for part in parts):
-        return normalized
-    kept = KeptText(normalized) if isinstance(normalized, str) else KeptParts(normalized)
-    kept.parts = parts
-    return kept
+    users = sum(message.get("role") == "user" for message in messages)
+    if users != len(contents):
+        raise RuntimeError(f"{len(contents)} user messages became {users}, so that their videos have no place")
+    left = iter(contents)
+    return [_with_videos(message, next(left)) if message.get("role") == "user" else message for message in messages]
+
+
+def _with_videos(message: Mapping[str, Any], parts: Any) -> Mapping[str, Any]:
+    if not has_video(parts):
+        return message
+    seen, made = message["content"], normalize_image_content(parts)
+    if seen == made:
+        return {**message, "content": parts}
+    if not isinstance(seen, str) or not isinstance(made, str) or not seen.startswith(made):
+        raise RuntimeError("a user message is not the one that was sent, so that its videos have no place")
+    added = seen[len(made) :]  # an instruction that `tool_choice` adds
+    *others, last = parts
+    if last.get("type") in TEXT_TYPES:
+        return {**message, "content": [*others, {"type": "text", "text": f"{_text(last)}{added}"}]}
+    return {**message, "content": [*parts, {"type": "text", "text": added.strip()}]}
 
 
 def _count(message: Mapping[str, Any], kind: str) -> int:
@@ -128,28 +165,45 @@ def _message(entry: Any) -> dict[str, Any]:
     message.setdefault("role", "user")
     message["content"] = _content(message.get("content"))
     if message.get("tool_calls"):
-        message["tool_calls"] = [_tool_call(call) for call in message["tool_calls"]]
+        calls = message["tool_calls"]
+        if not isinstance(calls, (list, tuple)):
+            raise ValueError(f"a message's tool calls must be a list, not {quote(calls)}")
+        message["tool_calls"] = [_tool_call(call) for call in calls]
     return message
 
 
-def _tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
+def _tool_call(call: Any) -> dict[str, Any]:
     """A tool call with its arguments as a mapping, which the template iterates; servers get them as JSON text."""
-    call = dict(call)
-    function = dict(call.get("function") or call)
-    if isinstance(function.get("arguments"), str):
-        try:
-            function["arguments"] = json.loads(function["arguments"])
-        except ValueError as error:
-            raise ValueError(f"arguments of tool call {function.get('name')!r} are not JSON: {error}") from error
+    check_tool_call(call)
+    function = dict(call.get("function", call))
+    if "arguments" in function:
+        function["arguments"] = _arguments(function["name"], function["arguments"])
     return {**call, "function": function} if "function" in call else function
+
+
+def check_tool_call(call: Any) -> None:
+    """Raise ValueError for what is no tool call."""
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise ValueError(f"a tool call must be an object with a name and arguments, not {quote(call)}")
+
+
+def _arguments(name: str, arguments: Any) -> Mapping[str, Any]:
+    given = arguments
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except ValueError as error:
+            raise ValueError(f"arguments of tool call {name!r} are not JSON: {error}") from error
+    if not isinstance(arguments, Mapping):
+        raise ValueError(f"arguments of tool call {name!r} must be an object, not {quote(given)}")
+    return arguments
 
 
 def _content(content: Any) -> str | list[dict[str, Any]]:
     """A text, or entries of the three kinds that the template knows, in their order."""
     if content is None:
         return ""
-    if isinstance(content, (KeptText, KeptParts)):
-        content = content.parts
     if isinstance(content, str):
         return content
     if not isinstance(content, Sequence):
@@ -167,9 +221,13 @@ def _content(content: Any) -> str | list[dict[str, Any]]:
         elif kind in VIDEO_TYPES:
             parts.append({"type": "video"})
         elif kind in TEXT_TYPES:
-            parts.append({"type": "text", "text": part.get("text") or part.get("content") or ""})
+            parts.append({"type": "text", "text": _text(part)})
         else:
             raise ValueError(f"a message has a part of type {kind!r}; this model takes text, image and video")
     if all(part["type"] == "text" for part in parts):
         return "\n".join(part["text"] for part in parts)
     return parts
+
+
+def _text(part: Mapping[str, Any]) -> str:
+    return part.get("text") or part.get("content") or ""

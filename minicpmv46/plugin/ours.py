@@ -18,8 +18,6 @@ MARK = "__minicpmv46__"  # attribute of what is ours and has no class of ours: t
 
 HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
 
-VIDEO_TYPES = ("video", "video_url", "input_video")
-
 Keywords = Mapping[str, Any]  # those of the call
 
 
@@ -71,10 +69,15 @@ def is_our_checkpoint(path: object, keywords: Keywords) -> bool:
         return False
 
 
-def has_videos(content: object, _: Keywords) -> bool:
-    """Content of a message with a video in it, of whichever model: what is kept changes nothing for others."""
-    parts = content if isinstance(content, list) else []
-    return any(isinstance(part, dict) and part.get("type") in VIDEO_TYPES for part in parts)
+def is_our_request(arguments: object, _: Keywords) -> bool:
+    """Arguments of a request to the server."""
+    return _is_instance(arguments, "minicpmv46.plugin.requests", "RequestArguments")
+
+
+def is_our_refusal(_: object, __: Keywords) -> bool:
+    """Anything, while an exception is handled that says what is wrong with a request to our model."""
+    requests = sys.modules.get("minicpmv46.plugin.requests")
+    return requests is not None and requests.refused(sys.exc_info()[1]) is not None
 
 
 def is_in_our_batch(_: object, keywords: Keywords) -> bool:

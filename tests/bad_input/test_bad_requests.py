@@ -51,7 +51,17 @@ def test_generate_with_bad_options(idle: tuple[Any, Any]) -> None:
 def test_generate_with_a_misspelt_option(idle: tuple[Any, Any]) -> None:
     """As `--processor-kwargs` passes it; mlx-vlm alone would lose it without a word."""
     roof = str(MEDIA / "roof.png")
-    for name, meant in (("max_slice_num", "max_slice_nums"), ("downsample_modes", "downsample_mode")):
+    for name, meant in (
+        ("max_slice_num", "max_slice_nums"),
+        ("downsample_modes", "downsample_mode"),
+        ("max_slices", "max_slice_nums"),
+        ("slices", "max_slice_nums"),
+        ("downsample", "downsample_mode"),
+        ("mode", "downsample_mode"),
+        ("num_frames", "nframes"),
+        ("frames", "max_num_frames"),
+        ("num_videos", "video"),
+    ):
         refuse(ask(idle, IMAGE, image=roof, **{name: 4}), repr(name), repr(meant), kind=TypeError)
     refuse(ask(idle, IMAGE, image=[None]), "image 0", "None")
 
@@ -97,6 +107,47 @@ def test_messages(loaded: tuple[Any, Any], prompt: Any, words: tuple[str, ...]) 
         apply_chat_template(processor, model.config, prompt)
     assert not [word for word in words if word not in str(caught.value)], caught.value
     assert "attribute" not in str(caught.value)
+
+
+@pytest.mark.parametrize("arguments", [[1, 2], "[1, 2]", 5, "5", '"dry"', None, "null", True], ids=repr)
+def test_arguments_that_are_no_object(loaded: tuple[Any, Any], arguments: Any) -> None:
+    model, processor = loaded
+    call = {"type": "function", "function": {"name": "weather", "arguments": arguments}}
+    messages = [{"role": "user", "content": "Rain?"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    refuse(lambda: apply_chat_template(processor, model.config, messages), "'weather'", "must be an object")
+
+
+@pytest.mark.parametrize("calls", [["weather"], [5], [{"function": 5}], [{"name": 5}], [{}], "weather", 5], ids=repr)
+def test_calls_that_are_none(loaded: tuple[Any, Any], calls: Any) -> None:
+    model, processor = loaded
+    messages = [{"role": "user", "content": "Rain?"}, {"role": "assistant", "content": "", "tool_calls": calls}]
+    refuse(lambda: apply_chat_template(processor, model.config, messages), "tool call")
+
+
+def test_messages_that_the_template_refuses(loaded: tuple[Any, Any]) -> None:
+    model, processor = loaded
+    for messages, words in (
+        ([{"role": "system", "content": "Be brief."}], "no user message"),
+        ([{"role": "user", "content": "a"}, {"role": "robot", "content": "b"}], "unknown role"),
+        ([{"role": "user", "content": "a"}, {"role": "system", "content": "b"}], "a system message comes first"),
+    ):
+        refuse(lambda m=messages: apply_chat_template(processor, model.config, m), "the chat template", words)
+
+
+def test_number_of_videos(loaded: tuple[Any, Any]) -> None:
+    """Of videos the paths are asked for, not their number, which would be lost."""
+    model, processor = loaded
+    refuse(
+        lambda: apply_chat_template(processor, model.config, "What moves?", num_videos=1),
+        "'num_videos'",
+        "video=[",
+        kind=TypeError,
+    )
+
+
+def test_half_an_emoji(idle: tuple[Any, Any]) -> None:
+    """JavaScript cuts texts anywhere; the tokenizer says of such a text that it is none."""
+    refuse(ask(idle, "Why \ud83d?"), "half a character", "'\\ud83d' at 4")
 
 
 def test_image_part_without_a_type(loaded: tuple[Any, Any]) -> None:

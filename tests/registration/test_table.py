@@ -44,7 +44,12 @@ RECORDED = {
     "mlx_vlm.server.request_normalization._build_gen_args": {
         "0.7.9, 0.7.10": "request processor tenant_id structured_logits_processor_builder"
     },
-    "mlx_vlm.prompt_utils.normalize_image_content": {"0.7.9, 0.7.10": "content"},
+    "mlx_vlm.server.generation.ResponseGenerator.validate_context_budget": {
+        "0.7.9, 0.7.10": "self prompt images audio args videos"
+    },
+    "mlx_vlm.server.generation.ResponseGenerator.generate": {"0.7.9, 0.7.10": "self prompt images audio args videos"},
+    "mlx_vlm.server.anthropic._anthropic_error_response": {"0.7.9, 0.7.10": "status_code message error_type"},
+    "mlx_vlm.generate.diffusion.diffusion_kwargs_from_args": {"0.7.9, 0.7.10": "args config"},
     "mlx_vlm.quant_utils.quantize_model": {"0.7.9, 0.7.10": "model config group_size bits mode quant_predicate"},
     "mlx_vlm.utils.save_weights": {"0.7.9, 0.7.10": "save_path model donate_weights"},
     "mlx_vlm.utils.save_config": {"0.7.9, 0.7.10": "config config_path"},

@@ -144,12 +144,12 @@ def test_bad_requests_hurt_nobody_else(server: Server, loaded: tuple[Any, Any], 
     question = {"type": "text", "text": "?"}
     no_video = {"type": "video_url", "video_url": {"url": str(MEDIA / "none.mp4")}}
     bad: list[tuple[dict[str, Any], int, str]] = [
-        ({"messages": [{"role": "user", "content": [truncated, question]}]}, 500, "image 0"),
-        (asked("<|image_pad|> or not?").body, 500, "1 <|image_pad|> placeholder, but 0 images"),
-        (asked("<|video_pad|>", ROOF).body, 500, "1 <|video_pad|> placeholder, but 0 videos"),
-        ({"messages": [{"role": "user", "content": [no_video, question]}]}, 500, "video 0: there is no file"),
-        (asked(CLIP, "?", fps=[1, 2]).body, 500, "fps has 2 entries for 1 video"),
-        (asked(CLIP, "?", nframes=31).body, 500, "nframes = 31 is more than the 30 frames"),
+        ({"messages": [{"role": "user", "content": [truncated, question]}]}, 400, "image 0"),
+        (asked("<|image_pad|> or not?").body, 400, "1 <|image_pad|> placeholder, but 0 images"),
+        (asked("<|video_pad|>", ROOF).body, 400, "1 <|video_pad|> placeholder, but 0 videos"),
+        ({"messages": [{"role": "user", "content": [no_video, question]}]}, 400, "video 0: there is no file"),
+        (asked(CLIP, "?", fps=[1, 2]).body, 400, "fps has 2 entries for 1 video"),
+        (asked(CLIP, "?", nframes=31).body, 400, "nframes = 31 is more than the 30 frames"),
         (asked(ROOF, "?", downsample_modes="4x").body, 400, "did you mean 'downsample_mode'?"),
     ]
     running = asked("Why?", max_tokens=150)

@@ -20,10 +20,13 @@ from endpoints import (
     RESPONSE_IMAGE,
     ROOF,
     WAVES,
+    question,
 )
 from mlx_vlm.prompt_utils import apply_chat_template
 from pictures import Picture
 from serving import ANTHROPIC, RESPONSES, Request, Server, asked, skip_without_server
+
+from minicpmv46.plugin.messages import REQUEST
 
 skip_without_server()
 
@@ -71,12 +74,18 @@ def inputs_of(request: Request, loaded: tuple[Any, Any]) -> tuple[bytes, ...]:
 
 
 def test_options_in_an_object(server: Server, loaded: tuple[Any, Any]) -> None:
-    """`processor_kwargs`, called as the commands' flag, is the same; null is no option."""
-    request = OPTIONS["4x"]
-    body = server.ask(
-        **asked(ROOF, "What is this?", processor_kwargs=request.options).body, max_slice_nums=None, fps=None
-    )
-    request.answer(loaded).check(body, "processor_kwargs")
+    """`processor_kwargs`, called as the commands' flag, and vLLM's name for it are the same; null is no option."""
+    request = OPTIONS["4x with more slices"]
+    expected = request.answer(loaded)
+    some, others = dict(list(request.options.items())[:1]), dict(list(request.options.items())[1:])
+    for objects in (
+        {"processor_kwargs": request.options},
+        {"mm_processor_kwargs": request.options},
+        {"processor_kwargs": some, "mm_processor_kwargs": others},
+        {**some, "mm_processor_kwargs": others, "processor_kwargs": None},
+    ):
+        body = server.ask(**asked(PAGE, "Read.", **objects).body, slice_mode=None, fps=None)
+        expected.check(body, str(objects))
 
 
 def test_options_reach_the_token_counts(server: Server, loaded: tuple[Any, Any]) -> None:
@@ -97,17 +106,34 @@ BAD_OPTIONS = {
     "mode": ({"downsample_mode": "8x"}, "downsample_mode must be one of '4x', '16x', not '8x'"),
     "zero": ({"max_slice_nums": 0}, "max_slice_nums must be an integer of at least 1, not 0"),
     "word": ({"max_slice_nums": "many"}, "max_slice_nums must be an integer of at least 1, not 'many'"),
-    "switch": ({"use_image_id": "no"}, "use_image_id must be True or False, not 'no'"),
+    "switch": ({"use_image_id": "no"}, "use_image_id must be True or False (in JSON true or false), not 'no'"),
     "rate": ({"fps": 0}, "fps must be a positive number, not 0"),
     "one of two rates": ({"fps": [1, -1]}, "fps must be a positive number, not -1"),
-    "frames": ({"max_frames": 0}, "max_num_frames must be an integer of at least 1, not 0"),
-    "nested": ({"images_kwargs": {"stack_frames": 3}}, "images_kwargs has unknown options stack_frames"),
-    "in the object": ({"processor_kwargs": {"slices": 2}}, "processor_kwargs has unknown options slices"),
-    "no object": ({"processor_kwargs": 3}, "processor_kwargs must be an object of options, not 3"),
+    "frames": ({"max_frames": 0}, "max_frames must be an integer of at least 1, not 0"),
+    "nested": ({"images_kwargs": {"stack_frames": 3}}, "images_kwargs has unknown options 'stack_frames'"),
+    "in the object": (
+        {"processor_kwargs": {"slices": 2}},
+        "processor_kwargs has unknown options 'slices'; 'slices' is probably 'max_slice_nums'; known: downsample_mode",
+    ),
+    "in vLLM's object": (
+        {"mm_processor_kwargs": {"num_frames": 2, "size": 4}},
+        "mm_processor_kwargs has unknown options 'num_frames', 'size'; 'num_frames' is probably 'nframes'; known: ",
+    ),
+    "no object": ({"processor_kwargs": 3}, "processor_kwargs must be an object, not 3"),
     "twice": (
         {"processor_kwargs": {"downsample_mode": "4x"}, "downsample_mode": "4x"},
-        "downsample_mode stands in the request and in its processor_kwargs",
+        "downsample_mode stands in the request and in processor_kwargs",
     ),
+    "twice in objects": (
+        {"processor_kwargs": {"fps": 1}, "mm_processor_kwargs": {"fps": 1}},
+        "fps stands in processor_kwargs and in mm_processor_kwargs",
+    ),
+    "a long value": ({"processor_kwargs": "x" * 300_000}, "processor_kwargs must be an object, not 'xxx"),
+    "half an emoji": (
+        {"processor_kwargs": {"\ud83d": 1}},
+        "processor_kwargs has unknown options '\\ud83d'; known: downsample_mode",
+    ),
+    "a long name": ({"processor_kwargs": {"x" * 300_000: 1}}, "processor_kwargs has unknown options 'xxx"),
 }
 
 
@@ -121,6 +147,31 @@ def test_bad_options(server: Server, name: str) -> None:
             status, detail = server.refuse(endpoint, **prompt, stream=stream, **options)
             assert status == 400, endpoint
             assert sentence in detail and "\n" not in detail and "400" not in detail, endpoint
+            assert len(detail) <= 400, endpoint
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "meant"),
+    [
+        ("max_slices", 4, "max_slice_nums"),
+        ("slices", 4, "max_slice_nums"),
+        ("num_slices", 4, "max_slice_nums"),
+        ("downsample", "4x", "downsample_mode"),
+        ("mode", "4x", "downsample_mode"),
+        ("mode", 16, "downsample_mode"),
+        ("num_frames", 4, "nframes"),
+        ("frames", 4, "max_num_frames"),
+        ("n_frames", 4, "nframes"),
+        ("num_videos", 1, "video"),
+        ("processor_kwarg", {}, "processor_kwargs"),
+        ("chat_template_kwarg", {}, "chat_template_kwargs"),
+    ],
+)
+def test_likely_names(server: Server, name: str, value: Any, meant: str) -> None:
+    """What other programs call an option is refused with its name here."""
+    for endpoint in ENDPOINTS:
+        status, detail = server.refuse(endpoint, **question(endpoint, "Hi"), **{name: value})
+        assert (status, detail) == (400, f"unknown option {name!r}; did you mean {meant!r}?"), endpoint
 
 
 def test_fields_of_other_clients(server: Server, loaded: tuple[Any, Any]) -> None:
@@ -134,6 +185,11 @@ def test_fields_of_other_clients(server: Server, loaded: tuple[Any, Any]) -> Non
         "service_tier": "auto",
         "prompt_cache_key": "key",
         "image_detail": "high",
+        "mode": "instruct",
+        "size": 4,
+        "extra_body": {},
+        "stop": None,
+        "chat_template_kwargs": None,
     }
     asked("Why?").answer(loaded).check(server.ask(**asked("Why?").body, **fields), "other fields")
 
@@ -152,8 +208,6 @@ def test_other_models_are_left_alone(loaded: tuple[Any, Any]) -> None:
         arguments = _build_gen_args(request, processor=other)
         assert type(arguments) is GenerationArguments
         assert arguments == _build_gen_args.__wrapped__(request, other)
-    plain = ChatRequest(model="ours", messages=[HELLO], resize_shape=[8, 8])
-    assert type(_build_gen_args(plain, processor)) is GenerationArguments
 
 
 def test_arguments_keep_their_options(loaded: tuple[Any, Any]) -> None:
@@ -168,7 +222,9 @@ def test_arguments_keep_their_options(loaded: tuple[Any, Any]) -> None:
     copy = dataclasses.replace(ours, max_tokens=5)
     assert copy.max_tokens == 5
     for arguments in (ours, dataclasses.replace(copy, max_tokens=7)):
-        assert arguments.preprocessing_kwargs() == {"resize_shape": (8, 8), "downsample_mode": "4x"}
+        handed_over = {REQUEST: arguments}
+        options = {"resize_shape": (8, 8), "downsample_mode": "4x"}
+        assert arguments.preprocessing_kwargs() == options | handed_over
         assert arguments.to_generate_kwargs() == own.to_generate_kwargs() | {"downsample_mode": "4x"}
-        assert arguments.to_template_kwargs() == own.to_template_kwargs()
+        assert arguments.to_template_kwargs() == own.to_template_kwargs() | handed_over
         assert {f.name: getattr(arguments, f.name) for f in dataclasses.fields(own)} == vars(own)
