@@ -1,8 +1,16 @@
 """Placeholders in prompts."""
 
+from typing import Any
+
 import pytest
 
-from minicpmv46.prompt import SpecialTokens, expand_placeholders, image_placeholder, video_placeholder
+from minicpmv46.prompt import (
+    SpecialTokens,
+    count_placeholders,
+    expand_placeholders,
+    image_placeholder,
+    video_placeholder,
+)
 from minicpmv46.slicing import SliceOptions, plan_slices
 
 TOKENS = SpecialTokens(image_token="I", video_token="V")
@@ -40,6 +48,31 @@ def test_text_is_not_rewritten() -> None:
     """What a user writes between placeholders stays, also where it looks like a frame or a replacement."""
     text = "<image>./</image> (<slice>) \\1 \\g<0> I </think>"
     assert expand_placeholders([text], ["\\1"], [], TOKENS, use_image_id=False) == [text.replace("I", "\\1")]
+
+
+@pytest.mark.parametrize(
+    ("texts", "given", "words"),
+    [
+        (["II", ""], 2, ("prompt 0 has 2", "1 image was", "2, 0")),  # as many as prompts: one each
+        (["", "II"], [1, 1], ("prompt 0 has 0", "1 image was", "0, 2")),
+        (["I", "II", "I"], [1, 1, 2], ("prompt 1 has 2", "1 image was", "1, 2, 1")),
+        (["I", "I"], [2, 1], ("has 2 I", "3 images were", "add a I")),
+        (["II", "I"], [1, 1], ("has 3 I", "2 images were", "take it out")),
+        (["I"], 2, ("the prompt has 1 I", "2 images were", "add a I")),
+    ],
+)
+def test_counts_must_match_in_each_prompt(texts: list[str], given: Any, words: tuple[str, ...]) -> None:
+    """Also where the sums agree; the sentence says which prompt has how many, and what to do."""
+    with pytest.raises(ValueError) as caught:
+        count_placeholders(texts, "image", "I", given)
+    assert not [word for word in words if word not in str(caught.value)], caught.value
+
+
+@pytest.mark.parametrize(
+    ("texts", "given"), [(["II", ""], [2, 0]), (["II", "I"], 3), (["II", "I"], [2, 1]), (["I", "I"], 2), (["III"], 3)]
+)
+def test_counts_that_match(texts: list[str], given: Any) -> None:
+    assert count_placeholders(texts, "image", "I", given) == [text.count("I") for text in texts]
 
 
 @pytest.mark.parametrize(
