@@ -90,3 +90,34 @@ def test_what_mlx_vlm_does_to_a_config() -> None:
     config.text_config = TextConfig.from_dict(params["text_config"])
     assert config.text_config == config.architecture.text_config
     assert config.to_dict()["eos_token_id"] == 7
+
+
+@pytest.mark.parametrize("section", ["", "vision_config", "text_config", "rope_parameters"])
+@pytest.mark.parametrize(("name", "value"), [("mrope_mode", "canvas"), ("sliding_window", 128), ("use_head", False)])
+def test_unknown_keys_are_refused(section: str, name: str, value: Any) -> None:
+    """They may change the computation; one without a value does not."""
+    params = tiny.config("base")
+    target = params["text_config"]["rope_parameters"] if section == "rope_parameters" else params.get(section, params)
+    target[name] = value
+    with pytest.raises(ValueError, match=f"{section or 'config.json'}.* has '{name}'"):
+        MiniCPMV46Config.from_dict(params)
+    target[name] = None
+    MiniCPMV46Config.from_dict(params)
+
+
+def test_what_transformers_and_mlx_vlm_add_is_known() -> None:
+    params = tiny.config("base")
+    expected = MiniCPMV46Config.from_dict(params)
+    for part in (params, params["text_config"], params["vision_config"]):
+        part |= {"torch_dtype": "bfloat16", "output_attentions": False, "id2label": {"0": "a"}, "return_dict": True}
+    params |= {"quantization": {"bits": 4}, "audio_config": {}, "generation_config": {"top_k": 1}, "auto_map": {"a": 1}}
+    params["text_config"] |= {"mtp_num_hidden_layers": 1, "mtp_other": 2}
+    params["text_config"]["rope_parameters"] |= {"mrope_section": [1, 1, 1], "mrope_interleaved": True}
+    assert MiniCPMV46Config.from_dict(params) == expected
+
+
+def test_without_a_token_for_videos() -> None:
+    """As the official class has it; images need none."""
+    params = tiny.config("base")
+    del params["video_token_id"]
+    assert MiniCPMV46Config.from_dict(params).video_token_id is None

@@ -1,10 +1,15 @@
 """Arrays for the model that do not fit each other: patches, units, placeholders, features."""
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx_vlm import generate, load
+from PIL import Image
 from refusals import IMAGE, PIXELS, refuse
 from tiny import IMAGE_PAD, VIDEO_PAD
 
@@ -96,3 +101,39 @@ def test_embeddings_with_features_of_another_request(loaded: tuple[Any, Any], in
     hidden = loaded[0].config.text_config.hidden_size
     for features in ([mx.zeros((tokens - 2, hidden))], [], [mx.zeros((tokens, hidden))] * 2):
         refuse(lambda features=features: embed(loaded, inputs, cached_image_features=features), "features")
+
+
+@pytest.mark.parametrize("shape", ["flat", "rows"])
+def test_embeddings_of_rows_that_agree_in_sum_only(
+    loaded: tuple[Any, Any], ours: MiniCPMV46Processor, shape: str
+) -> None:
+    """Two rows, two images: one each is right, both in the first row or one in halves is not."""
+    one = ours([f"{IMAGE} a", f"{IMAGE} b"], images=[PIXELS, PIXELS])
+    both = ours([f"{IMAGE}{IMAGE} a", "b"], images=[[PIXELS, PIXELS], []])
+    units, pixels = one["image_units"], one["pixel_values"]
+    if shape == "rows":
+        units, pixels = units[:, None], pixels.reshape(2, -1, pixels.shape[-1])
+    arguments = {"image_units": units, "pixel_values": pixels}
+    assert embed(loaded, {**one, **arguments}).inputs_embeds.shape[0] == 2
+    tokens = int(one["image_units"][0, 2])
+    if shape == "rows":
+        words = (f"row 0 of the batch has {2 * tokens} tokens", f"fill {tokens}")
+        refuse(lambda: embed(loaded, {**both, **arguments}), *words)
+    else:
+        assert embed(loaded, {**both, **arguments}).inputs_embeds.shape[0] == 2
+    ids = one["input_ids"].copy()
+    places = np.argwhere(ids == IMAGE_PAD)
+    (_, moved), (_, free) = places[0], np.argwhere(ids[1:] != IMAGE_PAD)[0]
+    ids[0, moved], ids[1, free] = ids[1, free], IMAGE_PAD  # one token of the first image stands in the second row
+    refuse(lambda: embed(loaded, {**one, **arguments, "input_ids": ids}), "row 0", f"[{tokens - 1}, {tokens + 1}]")
+
+
+def test_an_image_without_a_token_for_videos(checkpoint: Any, tmp_path: Any) -> None:
+    """A config.json that names none, as the official class allows."""
+    folder = Path(shutil.copytree(checkpoint("base"), tmp_path / "folder"))
+    arguments: Any = {"image": [Image.fromarray(PIXELS)], "max_tokens": 4, "temperature": 0.0}
+    expected = generate(*load(str(folder)), f"{IMAGE} ?", **arguments)
+    params = json.loads((folder / "config.json").read_text())
+    del params["video_token_id"]
+    (folder / "config.json").write_text(json.dumps(params))
+    assert generate(*load(str(folder)), f"{IMAGE} ?", **arguments).token_ids == expected.token_ids
