@@ -4,8 +4,10 @@ import inspect
 import json
 import pydoc
 import shutil
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mlx_vlm.generate import diffusion
 from mlx_vlm.utils import prepare_inputs
 from refusals import refuse
 
 from minicpmv46.options import OPTIONS, GivenOptions, MediaOptions, Options, VideoOptions
+from minicpmv46.plugin.model_config import ModelConfig
 from minicpmv46.processing import MiniCPMV46Processor
 from minicpmv46.sampling import SamplingOptions
 from minicpmv46.slicing import SliceOptions
@@ -54,6 +58,26 @@ def _to_file(ours: MiniCPMV46Processor, options: dict[str, Any], folder: Path) -
         (folder / "processor_config.json").write_text(before)
 
 
+def _as_json(options: dict[str, Any]) -> dict[str, Any]:
+    """What arrives where options come as JSON."""
+    parsed: dict[str, Any] = json.loads(json.dumps(options, default=lambda value: value.item()))
+    return parsed
+
+
+def _to_command(ours: MiniCPMV46Processor, options: dict[str, Any], folder: Path) -> None:
+    given = _as_json(options)
+    config = ModelConfig.from_dict(json.loads((folder / "config.json").read_text()))
+    diffusion.diffusion_kwargs_from_args(Namespace(processor_kwargs=given), config)
+    prepare_inputs(ours, prompts="text", **given)
+
+
+def _to_server(ours: MiniCPMV46Processor, fields: dict[str, Any], _: Path) -> None:
+    schemas, normalization = (import_module(f"mlx_vlm.server.{name}") for name in ("schemas", "request_normalization"))
+    message = {"role": "user", "content": "Hello"}
+    request = schemas.ChatRequest(model="m", messages=[message], **_as_json(fields))
+    assert normalization._build_gen_args(request, ours).processor_options is not None
+
+
 BORDERS: dict[str, Border] = {
     "call": lambda ours, options, _: ours("text", **options),
     "images_kwargs": lambda ours, options, _: ours("text", images_kwargs=options),
@@ -65,7 +89,12 @@ BORDERS: dict[str, Border] = {
     ),
     "num_image_tokens": lambda ours, options, _: ours.image_processor.num_image_tokens(20, 30, **options),
     "file": _to_file,
+    "--processor-kwargs": _to_command,
+    "request": _to_server,
+    "request's processor_kwargs": lambda ours, options, folder: _to_server(ours, {"processor_kwargs": options}, folder),
 }
+# Not there as JSON has it, or not an error there: numbers are read before they come.
+JSON = ("file", "--processor-kwargs", "request", "request's processor_kwargs")
 
 
 def takes(border: str, name: str) -> bool:
@@ -100,19 +129,20 @@ def test_every_border_refuses_the_same_values(ours: MiniCPMV46Processor, border:
     """In a sentence that names the option and shows the value, shortened; also where no image or video uses it."""
     for name, value in BAD:
         above = isinstance(value, int) and value > 10**5  # only a ceiling is against it, which a plain count has not
-        finite = border != "file" or not isinstance(value, (float, np.generic))
+        finite = border not in JSON or not isinstance(value, (float, np.generic))
         if takes(border, name) and finite and not (above and border == "num_image_tokens"):
             words = (name, "limit") if above and name != "fps" else (name,)
             refuse(lambda name=name, value=value: BORDERS[border](ours, {name: value}, folder), *words)
 
 
-@pytest.mark.parametrize("border", [border for border in BORDERS if border not in ("generate", "file")])
+@pytest.mark.parametrize("border", [border for border in BORDERS if border not in ("generate", "file", "request")])
 @pytest.mark.parametrize("name", ["max_slice_num", "slices", "mode", "downsample", "num_frames", "frames", "nonsense"])
 def test_every_border_refuses_unknown_names(ours: MiniCPMV46Processor, border: str, name: str, folder: Path) -> None:
     """With the known ones, and the one that was meant where that can be guessed."""
     guess = LIKELY.get(name, "")
     words = (name, "max_slice_nums", guess if takes(border, guess) else "")
-    refuse(lambda: BORDERS[border](ours, {name: 1}, folder), *words, kind=TypeError)
+    kind = ValueError if border.startswith("request") else TypeError  # a bad request is a ValueError
+    refuse(lambda: BORDERS[border](ours, {name: 1}, folder), *words, kind=kind)
 
 
 @pytest.mark.parametrize("name", LIKELY)
