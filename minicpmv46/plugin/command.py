@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from minicpmv46.checks import quote
 from minicpmv46.plugin.inputs import OPTIONS
 from minicpmv46.spelling import refuse_unknown
 
@@ -22,6 +23,6 @@ def diffusion_kwargs_from_args(original: Callable[..., Any], args: Any, config: 
     """
     given = getattr(args, "processor_kwargs", None) or {}
     if not isinstance(given, dict):
-        raise TypeError(f"--processor-kwargs must be a JSON object, not {given!r:.100}")
+        raise TypeError(f"--processor-kwargs must be a JSON object, not {quote(given)}")
     refuse_unknown(given, (*OPTIONS, *_ARGUMENTS), "--processor-kwargs")
     return original(args, config)

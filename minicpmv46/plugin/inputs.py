@@ -17,6 +17,7 @@ import numpy as np
 from mlx_vlm.generate.ar import generate_step
 
 from minicpmv46 import options
+from minicpmv46.checks import quote
 from minicpmv46.model import NO_SPECULATION
 from minicpmv46.plugin.messages import REQUEST
 from minicpmv46.processing import MiniCPMV46Processor
@@ -112,7 +113,7 @@ def refuse_misspelt(keywords: Iterable[str], names: Sequence[str] = OPTIONS) -> 
     known = {*names, *inspect.signature(generate_step).parameters}
     for keyword in keywords:
         if keyword not in known and (guess := ARGUMENTS.get(keyword) or meant(keyword, names)):
-            raise TypeError(f"unknown option {keyword!r}; did you mean {guess!r}?")
+            raise TypeError(f"unknown option {quote(keyword)}; did you mean {guess!r}?")
 
 
 def _check_characters(prompts: Any) -> None:

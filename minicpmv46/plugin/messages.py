@@ -194,9 +194,9 @@ def _arguments(name: str, arguments: Any) -> Mapping[str, Any]:
         try:
             arguments = json.loads(arguments)
         except ValueError as error:
-            raise ValueError(f"arguments of tool call {name!r} are not JSON: {error}") from error
+            raise ValueError(f"arguments of tool call {quote(name)} are not JSON: {error}") from error
     if not isinstance(arguments, Mapping):
-        raise ValueError(f"arguments of tool call {name!r} must be an object, not {quote(given)}")
+        raise ValueError(f"arguments of tool call {quote(name)} must be an object, not {quote(given)}")
     return arguments
 
 
@@ -223,7 +223,7 @@ def _content(content: Any) -> str | list[dict[str, Any]]:
         elif kind in TEXT_TYPES:
             parts.append({"type": "text", "text": _text(part)})
         else:
-            raise ValueError(f"a message has a part of type {kind!r}; this model takes text, image and video")
+            raise ValueError(f"a message has a part of type {quote(kind)}; this model takes text, image and video")
     if all(part["type"] == "text" for part in parts):
         return "\n".join(part["text"] for part in parts)
     return parts

@@ -158,7 +158,7 @@ def video_contents(request: Any) -> list[Any] | None:
     chat = isinstance(request, ChatRequest)
     for role, content in _messages(request):
         if has_video(content) and not (chat and role == "user"):
-            place = f"a message of role {role!r}" if chat else "this endpoint"
+            place = f"a message of role {quote(role)}" if chat else "this endpoint"
             raise ValueError(f"{place} takes no video; send it in a user message to /v1/chat/completions")
     contents = [content for role, content in _messages(request) if role == "user"]
     return contents if any(map(has_video, contents)) else None
