@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import sys
+import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import field, fields
 from numbers import Integral, Real
 from typing import Any
@@ -40,10 +41,11 @@ def integer(name: str, value: Any) -> int:
 
 def positive(name: str, value: Any) -> float:
     """A finite number above zero."""
-    number = isinstance(value, Real) and not isinstance(value, (bool, np.bool_))
-    if not number or not 0 < value <= sys.float_info.max:
-        raise ValueError(f"{name} must be a positive number, not {quote(value)}")
-    return float(value)
+    if isinstance(value, Real) and not isinstance(value, (bool, np.bool_)):
+        with suppress(OverflowError):  # an integer that no float can hold
+            if 0 < float(value) < math.inf:
+                return float(value)
+    raise ValueError(f"{name} must be a positive number, not {quote(value)}")
 
 
 def switch(name: str, value: Any) -> bool:
