@@ -19,7 +19,8 @@ MINIMUM = "0.7.9"
 
 # What our own modules use, beside the rows of the table.
 USED = {
-    "mlx_vlm.utils": ("AutoProcessor", "load_image", "load_processor", "resize_image"),
+    "mlx_vlm.utils": ("AutoProcessor", "load_processor"),
+    "mlx_vlm.prompt_utils": ("normalize_image_content",),
     "mlx_vlm.generate.ar": ("generate_step",),
     "mlx_vlm.models.base": (
         "InputEmbeddingsFeatures",
