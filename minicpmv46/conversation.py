@@ -20,7 +20,9 @@ def _sources(conversation: Any, kind: str) -> Iterator[Any]:
         parts = content if isinstance(content, (list, tuple)) else ()
         for part in (part for part in parts if isinstance(part, Mapping)):
             if part.get("type") in (kind, f"{kind}_url") or (part.get("type") is None and kind in part):
-                keys = (kind, "path", "url", f"{kind}_url")
-                source = next((part[key] for key in keys if part.get(key) is not None), None)
-                if source is not None:
-                    yield source["url"] if isinstance(source, Mapping) else source
+                keys = (kind, "path", "url", f"{kind}_url", "base64")
+                key = next((key for key in keys if part.get(key) is not None), None)
+                if key == "base64":
+                    yield f"data:{kind}/any;base64,{part[key]}"
+                elif key is not None:
+                    yield part[key]["url"] if isinstance(part[key], Mapping) else part[key]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
+from mimetypes import guess_type
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, Protocol
 
 import numpy as np
 
 from .checks import quote
+from .decoding import ImageSource, open_image
 from .sampling import VideoMetadata
 from .slicing import Size
-from .sources import ImageSource, open_image
+from .sources import label, locate
 
 _METADATA = ("total_num_frames", "fps", "duration", "frames_indices")
 
@@ -20,6 +23,26 @@ _METADATA = ("total_num_frames", "fps", "duration", "frames_indices")
 SEEK_DISTANCE = 64
 # A file that lacks more than this of its end is damaged, not merely miscounted.
 TOLERATED_SECONDS = 1.0
+
+
+# Bytes that tell a container.
+HEAD = 512
+
+
+def is_container(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of a video's container (MP4, AVI, Matroska, MPEG, …)."""
+    boxes = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
+    starts = (
+        *(b"\x1aE\xdf\xa3", b"\0\0\1\xba", b"\0\0\1\xb3", b"\0\0\0\1", b"\x30\x26\xb2\x75", b"OggS", b"FLV\1"),
+        *(b"GIF8", b"DKIF", b"YUV4MPEG2 ", b".RMF", b"\x06\x0e\x2b\x34"),
+    )
+    packets = any(head[i : i + 1] == head[i + step : i + step + 1] == b"\x47" for i, step in ((0, 188), (4, 192)))
+    return (
+        head[4:8] in boxes
+        or (head[:4] == b"RIFF" and head[8:12] == b"AVI ")
+        or head.startswith(starts)
+        or packets  # a transport stream
+    )
 
 
 class FrameSource(Protocol):
@@ -68,11 +91,9 @@ class DecodedFrames:
 class FileFrames:
     """Frames of a file, decoded by OpenCV."""
 
-    def __init__(self, path: str, name: str, sample: bool) -> None:
-        path = path.removeprefix("file://")
-        if "://" not in path and not os.path.isfile(path):
-            raise ValueError(f"{name}: there is no file {quote(path)}")
-        self._path, self._name = path, name
+    def __init__(self, source: str | Path | BytesIO, name: str, sample: bool) -> None:
+        self._name, self._label = name, label(source)
+        self._path, self._held = self._file(source)
         capture = self._open()
         import cv2
 
@@ -81,14 +102,14 @@ class FileFrames:
         self._size = int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
         capture.release()
         if not fps > 0:
-            raise ValueError(f"{name}: {quote(path)} states no frame rate")
+            raise ValueError(f"{name}: {self._label} states no frame rate")
         # Containers may state no count, or one that is off by some frames: check the end, count where it does not hold.
         if total < 1 or not self._readable(total - 1):
             stated, total = total, self._count()
             if total < 1:
-                raise ValueError(f"{name}: no frame of {quote(path)} can be decoded")
+                raise ValueError(f"{name}: no frame of {self._label} can be decoded")
             if stated - total > fps * TOLERATED_SECONDS:
-                raise ValueError(f"{name}: {quote(path)} states {stated} frames, but only {total} can be decoded")
+                raise ValueError(f"{name}: {self._label} states {stated} frames, but only {total} can be decoded")
         self._total = total
         self.metadata = VideoMetadata(total, fps, total / fps) if sample else None
 
@@ -98,12 +119,39 @@ class FileFrames:
     def size(self, index: int) -> Size:
         return self._size
 
+    def _file(self, source: str | Path | BytesIO) -> tuple[str, Any]:
+        """An absolute path for OpenCV, and what keeps the file there.
+
+        FFmpeg, which OpenCV hands it to, reads protocols from a path and playlists from a file, and fetches what they
+        name: it gets nothing but the path of a regular file whose first bytes are those of a video's container.
+        """
+        try:
+            located = locate(source)
+            if isinstance(located, Path):
+                with located.open("rb") as stream:
+                    head = stream.read(HEAD)
+            else:
+                head = located[:HEAD]
+            if not is_container(head):
+                raise ValueError("its first bytes are not those of a video")
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise ValueError(f"{self._name}: there is no file {self._label}") from error
+        except (OSError, ValueError) as error:
+            reason = str(getattr(error, "strerror", None) or error)[:200]
+            raise ValueError(f"{self._name}: cannot open {self._label} as a video: {reason}") from error
+        if isinstance(located, Path):
+            return str(located.absolute()), None
+        held = NamedTemporaryFile(suffix=".video")  # noqa: SIM115  kept with the object, and deleted with it
+        held.write(located)
+        held.flush()
+        return held.name, held
+
     def _open(self) -> Any:
         import cv2
 
         capture = cv2.VideoCapture(self._path)
         if not capture.isOpened():
-            raise ValueError(f"{self._name}: cannot open {quote(self._path)} as a video")
+            raise ValueError(f"{self._name}: cannot open {self._label} as a video")
         return capture
 
     def _readable(self, index: int) -> bool:
@@ -138,7 +186,7 @@ class FileFrames:
                     position += 1
                 ok, frame = capture.read()
                 if position != index or not ok:
-                    where = f"frame {index} of {len(self)} in {quote(self._path)}"
+                    where = f"frame {index} of {len(self)} in {self._label}"
                     raise ValueError(f"{self._name}: {where} cannot be decoded")
                 position += 1
                 yield index, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
@@ -153,7 +201,7 @@ def _seek(capture: Any, index: int) -> bool:
 
 
 def open_video(video: Any, metadata: Any, name: str, *, sample: bool) -> FrameSource:
-    """Open one video: a path, an array of frames or a list of them.
+    """Open one video: a file in any of the forms of `sources.locate`, an array of frames or a list of them.
 
     Args:
         metadata: for decoded frames, an object or mapping with `total_num_frames`, `fps` and `duration`; frames
@@ -162,8 +210,8 @@ def open_video(video: Any, metadata: Any, name: str, *, sample: bool) -> FrameSo
         name: what to call the video in an error.
         sample: False uses every frame that is given.
     """
-    if isinstance(video, (str, Path)):
-        return FileFrames(str(video), name, sample)
+    if isinstance(video, (str, Path, BytesIO)):
+        return FileFrames(video, name, sample)
     if not isinstance(video, (Sequence, np.ndarray)):
         video = np.asarray(video)
     return DecodedFrames(video, _frames_metadata(metadata, len(video), name) if sample else None, name)
@@ -198,7 +246,7 @@ def _frames_metadata(metadata: Any, count: int, name: str) -> VideoMetadata | No
 def flatten_videos(videos: Any) -> list[Any]:
     """One video, a list of videos, or a list of lists of videos (one a prompt) to a flat list; None to an empty one.
 
-    A list of images (PIL or arrays of up to three axes) is one video of decoded frames.
+    A list of images (PIL, arrays of up to three axes, or names of image files) is one video of decoded frames.
     """
     if videos is None:
         return []
@@ -209,10 +257,10 @@ def flatten_videos(videos: Any) -> list[Any]:
 
 
 def _flat(videos: Any) -> list[Any]:
-    if isinstance(videos, (str, Path)):
+    if isinstance(videos, (str, Path, BytesIO)):
         return [videos]
     if isinstance(videos, Sequence):
-        if any(_is_frame(entry) for entry in videos):
+        if any(_is_frame(entry) for entry in videos) or (videos and all(map(_names_an_image, videos))):
             return [videos]
         return [video for entry in videos for video in _flat(entry)]
     axes = np.ndim(videos)
@@ -223,8 +271,14 @@ def _flat(videos: Any) -> list[Any]:
     raise ValueError(f"a video must be a path, a list of frames or an array of 4 axes, not {_shape(videos)}")
 
 
+def _names_an_image(entry: Any) -> bool:
+    """Whether an entry is a file with an image's ending; a GIF is a video here."""
+    kind = guess_type(str(entry))[0] if isinstance(entry, (str, Path)) else None
+    return kind is not None and kind.startswith("image/") and kind != "image/gif"
+
+
 def _is_frame(entry: Any) -> bool:
-    if isinstance(entry, (str, Path, list, tuple)):
+    if isinstance(entry, (str, Path, BytesIO, list, tuple)):
         return False
     return hasattr(entry, "getbands") or np.ndim(entry) in (2, 3)
 

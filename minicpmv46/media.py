@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from .decoding import ImageSource, flatten_images, on_host, open_image
 from .frames import flatten_videos, open_video
 from .image import VisualUnits, cut_units
 from .limits import Limits
 from .options import ImageProcessor, Options
 from .resize import resize_image
 from .slicing import Size, SliceOptions, plan_slices
-from .sources import ImageSource, flatten_images, on_host, open_image
 from .video import Clip, choose_frames
 from .workers import map_ahead
 

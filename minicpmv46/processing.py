@@ -137,7 +137,7 @@ class MiniCPMV46Processor:
 
         Args:
             text: one prompt or several, with one `<|image_pad|>` an image and one `<|video_pad|>` a video.
-            images: images of all prompts in order, or a list of lists, one a prompt; see `sources.open_image` for what
+            images: images of all prompts in order, or a list of lists, one a prompt; see `decoding.open_image` for what
                 an image may be. As many images as there are prompts are one each.
             videos: likewise; a video is a path, an array of frames or a list of frames.
             video_metadata: for decoded videos, one entry a video with total_num_frames, fps and duration.

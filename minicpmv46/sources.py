@@ -1,176 +1,80 @@
-"""Where images come from: paths, URLs, data URIs, `BytesIO`, PIL images, arrays.
+"""Where images and videos come from: paths, `file:`, http(s) and `data:` URLs, `BytesIO`; one reader for both kinds.
 
-A source is opened first, which reads its size and decodes nothing, and read later.
+Sources come from strangers. Only regular files and http(s) are read, an URL is fetched here and nowhere else, and what
+arrives is bounded.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
+import errno
+import re
+import stat
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from urllib.parse import unquote, urlsplit
 
 from .checks import quote
-from .slicing import Size
 
-# Formats that are opened, of all that Pillow knows: some others start programs (EPS starts Ghostscript) or are so rare
-# that nobody looks after their decoders. HEIF is there where `pillow_heif` has registered it.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM")
-
-# Seconds that a server may take to answer, and bytes that it may send.
+# Seconds that a server may be silent, and bytes that it may send.
 DOWNLOAD_SECONDS, DOWNLOAD_BYTES = 10, 1 << 28
 
-
-@dataclass(frozen=True)
-class ImageSource:
-    """An image that is not decoded yet.
-
-    Attributes:
-        name: what to call the image in an error.
-        source: path, encoded bytes, PIL image, or uint8 array [H, W, 3].
-        size: (height, width) in pixels as stored; EXIF may turn it.
-        label: the source, shortened, for an error.
-        box: (width, height) that the image is made to fit in, as `mlx_vlm.utils.resize_image` does; None leaves it.
-    """
-
-    name: str
-    source: Path | bytes | Image.Image | np.ndarray
-    size: Size
-    label: str
-    box: tuple[int, int] | None = None
-
-    @property
-    def used_size(self) -> Size:
-        """(height, width) of what the model sees."""
-        return self.size if self.box is None else self._fitted(*self.size)
-
-    def image(self) -> Image.Image:
-        """The image in RGB; raises `ValueError` if it is damaged."""
-        decoded = self._decoded()
-        image = Image.fromarray(decoded) if isinstance(decoded, np.ndarray) else decoded
-        if self.box is None:
-            return image
-        height, width = self._fitted(image.height, image.width)
-        fitted = image.resize((width, height))
-        fitted.info.pop("transparency", None)  # the image is opaque since it was read
-        return fitted
-
-    def array(self) -> np.ndarray:
-        """The same as uint8 [H, W, 3]."""
-        return np.asarray(self._decoded())
-
-    def _fitted(self, height: int, width: int) -> Size:
-        assert self.box is not None
-        ratio = min(self.box[0] / width, self.box[1] / height)
-        if ratio * min(width, height) < 1:
-            raise ValueError(
-                f"{self.name}: resize_shape {self.box} leaves no pixel of {width}x{height} (width x height)"
-            )
-        return int(height * ratio), int(width * ratio)
-
-    def _decoded(self) -> Image.Image | np.ndarray:
-        """RGB in the form that costs least."""
-        if isinstance(self.source, np.ndarray):
-            return self.source
-        try:
-            if isinstance(self.source, Image.Image):
-                return _rgb_from_pil(self.source)
-            with _open(self.source) as image:
-                return ImageOps.exif_transpose(image).convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise _unreadable(self.name, self.label, error) from error
+# An URL's scheme; one letter is a drive of Windows.
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 
 
-def open_image(source: Any, name: str) -> ImageSource:
-    """Look at an image without decoding it.
+def label(source: Any) -> str:
+    """What an error calls a source."""
+    return quote(str(source)) if isinstance(source, (str, Path)) else f"this {type(source).__name__}"
 
-    Files, URLs, data URIs and `BytesIO` are turned upright by their EXIF tag and lose transparency; PIL images and
-    arrays are taken as they are and transparency is laid on white. Both as the official processor does.
 
-    Args:
-        source: path, URL, data URI, `BytesIO`, PIL image, or a uint8 array [H, W], [H, W, C] or [C, H, W] with
-            1, 3 or 4 channels.
-        name: what to call the image in an error.
+def locate(source: str | Path | BytesIO) -> Path | bytes:
+    """A regular file, or the content that a URL or a buffer holds.
 
     Raises:
-        ValueError: not an image, or without pixels.
+        OSError: there is no such file, or the server cannot be reached.
+        ValueError: the source is of a form that is not read, or holds nothing; the text is without the source.
     """
-    label = quote(str(source)) if isinstance(source, (str, Path)) else f"this {type(source).__name__}"
-    if _is_array(source):
-        array = _rgb_from_array(np.asarray(source), name)
-        return _with_pixels(ImageSource(name, array, (array.shape[0], array.shape[1]), label))
-    if isinstance(source, Image.Image):
-        return _with_pixels(ImageSource(name, source, (source.height, source.width), label))
-    if not isinstance(source, (str, Path, BytesIO)):
-        kind = "" if source is None else f" ({type(source).__name__})"
-        raise ValueError(f"{name} is {quote(source)}{kind}, not a path, a PIL image or an array")
-    try:
-        encoded = _encoded(source)
-        with _open(encoded) as image:
-            size = image.height, image.width
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise _unreadable(name, label, error) from error
-    return _with_pixels(ImageSource(name, encoded, size, label))
-
-
-def on_host(source: Any) -> Any:
-    """`source`, an array of another library as numpy's; MLX evaluates one only on the thread that made it."""
-    return np.asarray(source) if _is_array(source) else source
-
-
-def flatten_images(images: Any) -> list[Any]:
-    """One image, a list of images or a list of lists (one a prompt) to a flat list; None to an empty one."""
-    if images is None:
-        return []
-    if isinstance(images, Sequence) and not isinstance(images, (str, bytes)):
-        nested = [flatten_images(entry) if isinstance(entry, (list, tuple)) else [entry] for entry in images]
-        return [image for entries in nested for image in entries]
-    return [images]
-
-
-def _is_array(source: Any) -> bool:
-    return hasattr(source, "__array__") and not isinstance(source, Image.Image)
-
-
-def _with_pixels(source: ImageSource) -> ImageSource:
-    height, width = source.size
-    if height < 1 or width < 1:
-        raise ValueError(f"{source.name} has no pixels: {height}x{width} (height x width)")
-    return source
-
-
-@cache
-def _formats() -> tuple[str, ...]:
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-def _open(source: Path | bytes) -> Image.Image:
-    return Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_formats())
-
-
-def _encoded(source: str | Path | BytesIO) -> Path | bytes:
-    """A path, or what a URL, a data URI or a buffer holds."""
     if isinstance(source, BytesIO):
         return source.getvalue()
-    if isinstance(source, str) and source.startswith("data:image/"):
-        _, comma, data = source.partition(",")
-        if not comma:
-            raise ValueError("this data URI has no comma before its data")
-        try:
-            return base64.b64decode(data)
-        except binascii.Error as error:
-            raise ValueError(f"its base64 is damaged: {error}") from error
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
+    if isinstance(source, Path):
+        return _regular(source)
+    scheme = match.group(1).lower() if (match := _SCHEME.match(source)) else ""
+    if scheme == "data":
+        return _from_data(source)
+    if scheme in ("http", "https"):
         return _downloaded(source)
-    return Path(source.removeprefix("file://")) if isinstance(source, str) else source
+    if scheme == "file":
+        parts = urlsplit(source)
+        if parts.netloc not in ("", "localhost"):
+            raise ValueError(f"a file: URL names a file of this machine, not of {quote(parts.netloc)}")
+        # As it stands first: such URLs are written by hand too, with % and # that mean themselves.
+        plain = Path(re.sub(r"^file:(//(localhost)?(?=/))?", "", source, flags=re.IGNORECASE).removeprefix("//"))
+        return _regular(plain if plain.exists() else Path(unquote(parts.path)))
+    if scheme and source[len(scheme) :].startswith("://"):
+        raise ValueError(f"URLs of {quote(scheme)} are not read; use http(s), file or data, or a path")
+    return _regular(Path(source))
+
+
+def _regular(path: Path) -> Path:
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, "it is a directory")
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file")
+    return path
+
+
+def _from_data(uri: str) -> bytes:
+    _, comma, data = uri.partition(",")
+    if not comma:
+        raise ValueError("this data URI has no comma before its data")
+    try:
+        return base64.b64decode(unquote(data) if "%" in data else data)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(f"its base64 is damaged: {error}") from error
 
 
 def _downloaded(url: str) -> bytes:
@@ -185,39 +89,3 @@ def _downloaded(url: str) -> bytes:
             if len(content) > DOWNLOAD_BYTES:
                 raise ValueError(f"it has more than {DOWNLOAD_BYTES:,} bytes")
     return bytes(content)
-
-
-def _unreadable(name: str, label: str, error: Exception) -> ValueError:
-    if isinstance(error, UnidentifiedImageError):
-        reason = f"cannot identify its format; known are {', '.join(_formats())}"
-    else:
-        reason = str(getattr(error, "strerror", None) or error)[:200]
-    return ValueError(f"{name}: cannot read {label}: {reason}")
-
-
-def _rgb_from_pil(image: Image.Image) -> Image.Image:
-    image.load()  # what cannot be decoded is told here, and two threads may resize it then
-    if "A" in image.getbands() or image.info.get("transparency") is not None:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _rgb_from_array(array: np.ndarray, name: str) -> np.ndarray:
-    if array.dtype != np.uint8:
-        raise ValueError(f"{name} is an array of {array.dtype}; arrays of pixels must be uint8")
-    if array.ndim == 2:
-        array = array[..., None]
-    elif array.ndim == 3 and array.shape[0] in (1, 3, 4):  # channels first wins a tie, as in transformers
-        array = np.moveaxis(array, 0, -1)
-    if array.ndim != 3 or array.shape[-1] not in (1, 3, 4):
-        raise ValueError(
-            f"{name} has shape {array.shape}; expected [H, W], [H, W, C] or [C, H, W] with 1, 3 or 4 channels"
-        )
-    if array.shape[-1] == 1:
-        return np.repeat(array, 3, axis=-1)
-    if array.shape[-1] == 4:
-        alpha = array[..., 3:] / 255
-        return np.round(alpha * array[..., :3] + (1 - alpha) * 255).astype(np.uint8)
-    return array
