@@ -37,6 +37,7 @@ class Limits:
         context: tokens of a prompt, visual ones included; the checkpoint's `max_position_embeddings`.
         patches: patches of all media of a call; half of the memory.
         pixels: pixels of an image, of a frame, or of a picture composed of frames; where Pillow stops too.
+        together: pixels of images that are decoded at a time; a larger one is decoded alone.
         media: images and videos of a call.
         slices: largest `max_slice_nums`.
         side: largest `scale_resolution`: a unit of this side has 16,384 patches, which attend to each other.
@@ -48,6 +49,7 @@ class Limits:
     context: int = 262_144
     patches: int = _patches_in_memory()
     pixels: int = 178_956_970
+    together: int = 100_000_000
     media: int = 4096
     slices: int = 1024
     side: int = 1792

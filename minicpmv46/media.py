@@ -53,7 +53,8 @@ class OpenMedia:
     def decode(self) -> tuple[list[VisualUnits], list[list[VisualUnits]]]:
         """Units of each image, and of each frame or composed picture of each video; raises `ValueError`."""
         cut = partial(_cut_image, options=self.options.images, levels=self.options.images.pixels.image_levels())
-        images = list(map_ahead(cut, self.images))
+        most = self.options.limits.together
+        images = list(map_ahead(cut, self.images, weight=lambda source: source.size[0] * source.size[1], most=most))
         videos = self.options.videos
         return images, [clip.cut(videos.slicing, videos.pixels) for clip in self.videos]
 

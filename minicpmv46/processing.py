@@ -23,7 +23,7 @@ from .limits import CHARACTERS_PER_TOKEN
 from .media import Cost, flatten_media, open_media
 from .options import GivenOptions, ImageProcessor, Options, VideoProcessor, naming
 from .processor_files import load_options, save_options
-from .prompt import count_placeholders, expand_placeholders, image_placeholder, video_placeholder
+from .prompt import check_characters, count_placeholders, expand_placeholders, image_placeholder, video_placeholder
 from .tokenizer import TextOptions, encode, load_tokenizer, special_tokens, token_id
 
 if TYPE_CHECKING:
@@ -165,6 +165,7 @@ class MiniCPMV46Processor:
         texts = [text] if isinstance(text, str) else list(text) if isinstance(text, Sequence) else []
         if not texts or not all(isinstance(entry, str) for entry in texts):
             raise ValueError(f"text must be a prompt or a list of prompts, not {quote(text)}")
+        check_characters(texts)
         text_options = TextOptions.given(
             text_kwargs,
             add_special_tokens=add_special_tokens,

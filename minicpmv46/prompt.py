@@ -49,6 +49,16 @@ def video_placeholder(plans: Sequence[SlicePlan], tokens: SpecialTokens) -> str:
     return "".join(unit_placeholder(plan, tokens.video_token, tokens) for plan in plans)
 
 
+def check_characters(texts: Sequence[str]) -> None:
+    """Raise `ValueError` where a text has half an emoji, which no tokenizer reads; clients cut such in UTF-16."""
+    for i, text in enumerate(texts):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = error.object[error.start]
+            raise ValueError(f"prompt {i} has half a character, {half!r} at {error.start}; send whole ones") from error
+
+
 def count_placeholders(texts: Sequence[str], kind: str, token: str, given: Sequence[int] | int) -> list[int]:
     """How many placeholders each text has.
 

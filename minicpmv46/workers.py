@@ -15,17 +15,28 @@ Result = TypeVar("Result")
 WORKERS = min(os.cpu_count() or 1, 8)
 
 
-def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], workers: int = WORKERS) -> Iterator[Result]:
+def map_ahead(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int = WORKERS,
+    *,
+    weight: Callable[[Item], int] = lambda _: 0,
+    most: int = 0,
+) -> Iterator[Result]:
     """`function` of each item on `workers` threads; results and errors come in the order of the items.
 
     An item is taken, on the caller's thread, when fewer than `workers` wait for their results to be taken; so no more
     than that are in memory beside the one that is handed over.
+
+    Args:
+        weight, most: items whose weights are more than `most` in sum do not run together; one alone may be heavier.
     """
     with ThreadPoolExecutor(workers) as pool:
-        pending: deque[Future[Result]] = deque()
+        pending: deque[tuple[Future[Result], int]] = deque()
         for item in items:
-            if len(pending) == workers:
-                yield pending.popleft().result()
-            pending.append(pool.submit(function, item))
+            heavy = weight(item)
+            while len(pending) == workers or (pending and heavy + sum(w for _, w in pending) > most > 0):
+                yield pending.popleft()[0].result()
+            pending.append((pool.submit(function, item), heavy))
         while pending:
-            yield pending.popleft().result()
+            yield pending.popleft()[0].result()

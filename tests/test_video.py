@@ -1,5 +1,6 @@
 """Videos from files: the frames that are named, no others, whatever the container."""
 
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -153,3 +154,23 @@ def test_container_with_a_wrong_count(surplus: int, monkeypatch: pytest.MonkeyPa
 
 def test_case_files_exist() -> None:
     assert {path.name for path in FILES} == set(MP4_FILES)
+
+
+@pytest.mark.parametrize("stack", [1, 3])
+@pytest.mark.parametrize(("total", "fps"), [(10, 2.5e-9), (1, 1e-12), (10**6, 1e-3), (10**9, 1e-6)])
+def test_a_stated_duration_costs_nothing(total: int, fps: float, stack: int) -> None:
+    """A clip that claims to last for ages: no list of its seconds is made."""
+    metadata = VideoMetadata(total, fps, total / fps)
+    tracemalloc.start()
+    units = sample_units(metadata, SamplingOptions(stack_frames=stack))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len([unit for unit in units if len(unit) == 1]) <= 128 * stack
+    assert peak < 2_000_000
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 0.0, -1.0])
+def test_metadata_are_finite(value: float) -> None:
+    for numbers in ((10, value, 1.0), (10, 1.0, value)):
+        with pytest.raises(ValueError, match=r"fps|duration"):
+            VideoMetadata(*numbers)

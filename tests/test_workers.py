@@ -1,6 +1,7 @@
 """Work on threads keeps the order, the errors and the bound on what is in memory."""
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -60,3 +61,24 @@ def test_first_error_in_order() -> None:
 
 def test_nothing_to_do() -> None:
     assert list(map_ahead(str, [])) == []
+
+
+def test_heavy_items_wait_for_each_other() -> None:
+    """No more than `most` run together, and one that is heavier alone runs alone; order and results stay."""
+    running: list[int] = []
+    seen: list[int] = []
+    lock = threading.Lock()
+
+    def work(item: int) -> int:
+        with lock:
+            running.append(item)
+            seen.append(sum(running))
+        time.sleep(0.01)
+        with lock:
+            running.remove(item)
+        return item
+
+    items = [3, 4, 5, 20, 1, 1, 1, 9, 2]
+    assert list(map_ahead(work, items, 4, weight=lambda item: item, most=10)) == items
+    assert max(total for total in seen if total != 20) <= 10 and 20 in seen
+    assert max(seen) == 20

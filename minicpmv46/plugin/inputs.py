@@ -78,7 +78,6 @@ def _make_inputs(
     if keywords.get("draft_model") is not None:  # generation would ask the drafter for its layers first
         raise ValueError(NO_SPECULATION)
     refuse_misspelt(keywords)
-    _check_characters(prompts)
     options = {name: keywords[name] for name in OPTIONS if keywords.get(name) is not None}
     # mlx-vlm's prefix cache knows pictures by `pixel_values` alone. Without the places, blank pictures of one area but
     # of other shapes are the same to it.
@@ -114,16 +113,6 @@ def refuse_misspelt(keywords: Iterable[str], names: Sequence[str] = OPTIONS) -> 
     for keyword in keywords:
         if keyword not in known and (guess := ARGUMENTS.get(keyword) or meant(keyword, names)):
             raise TypeError(f"unknown option {quote(keyword)}; did you mean {guess!r}?")
-
-
-def _check_characters(prompts: Any) -> None:
-    """To the tokenizer a text with half an emoji is no text at all; clients that count in UTF-16 cut such."""
-    for text in (prompts,) if isinstance(prompts, str) else prompts if isinstance(prompts, (list, tuple)) else ():
-        try:
-            str(text).encode()
-        except UnicodeEncodeError as error:
-            half = error.object[error.start]
-            raise ValueError(f"a prompt has half a character, {half!r} at {error.start}; send whole ones") from error
 
 
 def _given(media: Any) -> Any:

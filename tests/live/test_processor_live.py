@@ -1,5 +1,6 @@
 """What the official processor takes beside options of media, compared with it. Needs torch."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,3 +85,31 @@ def test_texts_of_generated_ids(official: oracle.Oracle, processor: Any) -> None
     ids = processor("base").tokenizer(["  hello ", "a b<|im_end|>"])["input_ids"]
     ours = processor("base").post_process_image_text_to_text(ids)
     assert ours == official.processor.post_process_image_text_to_text(ids) == ["hello", "a b"]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "LA", "RGBA", "PA", "1", "I;16"])
+@pytest.mark.parametrize("form", ["path", "PIL", "loaded", "BytesIO"])
+def test_transparency(mode: str, form: str, official: oracle.Oracle, processor: Any, tmp_path: Path) -> None:
+    """A transparent colour (`tRNS`) or an alpha channel, as the official processor takes each form."""
+    pixels = np.random.RandomState(5).randint(0, 4, (40, 60, 4)).astype(np.uint8) * 80
+    image = Image.fromarray(pixels)
+    path = tmp_path / "picture.png"
+    if mode == "I;16":
+        Image.fromarray(pixels[..., 0].astype(np.uint16) * 200).save(path)
+    else:
+        colour: Any = {"L": 80, "P": 1, "RGB": (80, 80, 160)}.get(mode)
+        kept = image.convert("RGB").quantize(8) if mode in ("P", "PA") else image.convert(mode)
+        if mode == "PA":  # saved as a palette with an alpha for each colour
+            kept.save(path, transparency=bytes(range(0, 256, 36)))
+        else:
+            kept.save(path, **({} if colour is None else {"transparency": colour}))
+    ours: Any = str(path)
+    theirs: Any = str(path)
+    if form in ("PIL", "loaded"):
+        ours, theirs = Image.open(path), Image.open(path)
+        if form == "loaded":
+            ours.load()
+    elif form == "BytesIO":
+        ours = io.BytesIO(path.read_bytes())
+    expected = official.processor(text=[IMAGE], images=[theirs], return_tensors="pt")["pixel_values"]
+    np.testing.assert_array_equal(processor("base")(IMAGE, images=[ours])["pixel_values"], oracle.patch_rows(expected))
