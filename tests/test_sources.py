@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import mlx.core as mx
 import numpy as np
 import pytest
+from mlx_vlm import generate, load
 from mlx_vlm.utils import prepare_inputs
 from pictures import MEDIA
 from PIL import Image
@@ -195,3 +197,18 @@ def test_errors_of_decoders_name_the_image(ours: MiniCPMV46Processor, monkeypatc
 
         monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
         refuse(lambda: ours(IMAGE, images=[str(PICTURE)]), "image 0", kind=kind)
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_one_array_in_generate(checkpoint: Callable[[str], Path], kind: str) -> None:
+    """As `image=` and `video=`, where mlx-vlm asks whether it is true."""
+    loaded = load(str(checkpoint("base")))
+    array = (
+        np.random.RandomState(1).randint(0, 256, (30, 40, 3) if kind == "image" else (3, 30, 40, 3)).astype(np.uint8)
+    )
+    prompt = f"{IMAGE if kind == 'image' else VIDEO} ?"
+    answers = [
+        generate(*loaded, prompt, max_tokens=3, temperature=0.0, **{kind: media}).token_ids
+        for media in (array, [array], mx.array(array))
+    ]
+    assert answers[0] == answers[1] == answers[2]

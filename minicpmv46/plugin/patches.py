@@ -16,6 +16,7 @@ from minicpmv46.plugin.rows import Entry, Patch
 if TYPE_CHECKING:  # what rows name, for tools that follow imports to collect an application's modules
     from minicpmv46.plugin import (  # noqa: F401
         arch,
+        arrays,
         batches,
         command,
         drafters,
@@ -92,6 +93,17 @@ TABLE: tuple[Patch | Entry, ...] = (
         value_of="MessageFormat.LIST_WITH_IMAGE_FIRST",
         why="`get_message_json` writes images of this type as text that the official template does not know",
         until=ENTRY_POINTS,
+    ),
+    Patch(
+        "mlx_vlm.generate.dispatch",
+        "stream_generate",
+        argument="processor",
+        is_ours=ours.is_our_processor,
+        instead="minicpmv46.plugin.arrays:stream_generate",
+        around=True,
+        need="optional",
+        why="`generate(image=array)` fails with numpy's words about the truth of an array",
+        until="`image is not None` in place of `image or None`",
     ),
     Patch(
         "mlx_vlm.generate.ar",

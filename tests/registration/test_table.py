@@ -31,6 +31,7 @@ RECORDED = {
     "mlx_vlm.prompt_utils.apply_chat_template": {
         "0.7.9, 0.7.10": "processor config prompt add_generation_prompt return_messages num_images num_audios **kwargs"
     },
+    "mlx_vlm.generate.dispatch.stream_generate": {"0.7.9, 0.7.10": "model processor prompt image audio video **kwargs"},
     "mlx_vlm.generate.ar.batch_generate": {
         "0.7.9, 0.7.10": "model processor images audios prompts max_tokens verbose group_by_shape track_image_sizes "
         "videos **kwargs"
