@@ -20,6 +20,8 @@ JSON_BYTES = 16 * MB
 TOKENIZER_BYTES = 64 * MB
 # Objects and lists within each other; the real files have 6. Deeper ones fail wherever they are walked or shown.
 DEPTH = 64
+# More than a float holds; Python itself stops at 4,300.
+INTEGER_DIGITS = 308
 
 
 def read_json(path: Path, highest: int = JSON_BYTES) -> dict[str, Any]:
@@ -59,9 +61,21 @@ def parse_json(content: bytes, where: str) -> dict[str, Any]:
     NaN, infinite numbers and keys that come twice, which Python reads though JSON has none, are refused too.
     """
     text = _decoded(content, f"{where} is not valid JSON")
+    not_finite: list[str] = []
+
+    def refuse(digits: str) -> float:
+        not_finite.append(digits)
+        return math.nan
+
+    def real(digits: str) -> float:
+        return refuse(digits) if math.isinf(value := float(digits)) else value
+
+    def integer(digits: str) -> float:
+        return refuse(digits) if len(digits) > INTEGER_DIGITS else int(digits)
+
     try:
         found = json.loads(
-            text, parse_constant=_no_number, parse_float=_finite, parse_int=_integer, object_pairs_hook=_unique
+            text, parse_constant=refuse, parse_float=real, parse_int=integer, object_pairs_hook=_without_repeats
         )
     except RecursionError:
         raise ValueError(f"{where} is not valid JSON: it is nested too deep, more than {DEPTH} levels") from None
@@ -70,6 +84,9 @@ def parse_json(content: bytes, where: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{where} must hold a JSON object, not {type(found).__name__}")
     _check_depth(found, where)
+    if not_finite:
+        place = ".".join(_first_nan(found))
+        raise ValueError(f"{where} is not valid JSON: {place} = {quote(not_finite[0])} is not a finite number")
     return found
 
 
@@ -100,23 +117,17 @@ def _check_depth(found: dict[str, Any], where: str) -> None:
     raise ValueError(f"{where} is not valid JSON: it is nested too deep, more than {DEPTH} levels")
 
 
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number in JSON")
+def _first_nan(value: Any) -> list[str]:
+    """The keys that lead to the first NaN; empty where there is none."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(inner, float) and math.isnan(inner):
+            return [shortened(key, 60)]
+        if isinstance(inner, (dict, list)) and (found := _first_nan(inner)):
+            return [shortened(key, 60), *found]
+    return []
 
 
-def _finite(digits: str) -> float:
-    if math.isinf(number := float(digits)):
-        raise ValueError(f"{quote(digits)} is more than any number may be")
-    return number
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > 300:  # beyond what any float holds, and Python stops at 4,300
-        raise ValueError(f"{quote(digits)} is more than any number may be")
-    return int(digits)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         seen: set[str] = set()

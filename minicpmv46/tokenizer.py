@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from .checks import check_options, integer, names, one_of, option, optional, quote, switch
 from .files import TOKENIZER_BYTES, read_json, read_text, shortened
 from .prompt import SpecialTokens
-from .schema import text
+from .schema import size, text
 
 # What rows are filled up with; the official tokenizer's pad token.
 PAD_TOKEN = "<|endoftext|>"
@@ -35,6 +35,9 @@ def load_tokenizer(folder: Path) -> Any:
         ValueError: a file cannot be read, or the tokenizer lacks a placeholder token; the text names file or folder.
     """
     read = _check_files(folder)
+    longest = read.get("tokenizer_config.json", {}).get("model_max_length")
+    if longest is not None:  # transformers writes 10**30 for "any"
+        size(10**31)(f"{folder / 'tokenizer_config.json'}: model_max_length", longest)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         _restore_split_pattern(tokenizer)

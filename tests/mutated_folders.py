@@ -95,7 +95,7 @@ def mutate(folder: Path, pick: random.Random) -> str:
     if pick.random() < 0.35:
         file = pick.choice(sorted(folder.glob("*.safetensors")))
         return f"{file.name}: {change_header(file, pick)}"
-    file = folder / pick.choice(JSON_FILES)
+    file = folder / pick.choice([name for name in JSON_FILES if (folder / name).is_file()])
     content = file.read_bytes()
     file.unlink()
     if pick.random() < 0.2:

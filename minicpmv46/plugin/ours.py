@@ -49,9 +49,9 @@ def is_our_config(config: object, _: Keywords) -> bool:
 def is_our_folder(folder: object, keywords: Keywords) -> bool:
     """A checkpoint's folder.
 
-    Where `config.json` is not there mlx-vlm has its own words. Where it is no JSON, the folder is ours if that file or
-    the processor's names our model, so that the file is named. What is no file at all (a FIFO, a device) would be read
-    without end by whoever opens it, for any model: ours refuses it.
+    Where `config.json` is not there mlx-vlm has its own words. Where it is no JSON or has no `model_type`, the folder
+    is ours if that file or the processor's names our model, so that the file is named. What is no file at all (a FIFO, a
+    device) would be read without end by whoever opens it, for any model: ours refuses it.
     """
     if not isinstance(folder, str | Path):
         return False
@@ -61,10 +61,13 @@ def is_our_folder(folder: object, keywords: Keywords) -> bool:
             return path.exists() and not path.is_dir()
         content = _beginning(path)
         try:
-            return is_our_config(json.loads(content), keywords)
+            config = json.loads(content)
         except (ValueError, RecursionError):
-            beside = Path(folder) / "processor_config.json"
-            return _names_our_model(content) or (beside.is_file() and _names_our_model(_beginning(beside)))
+            config = None
+        if isinstance(config, dict) and isinstance(config.get("model_type"), str):
+            return is_our_config(config, keywords)
+        beside = Path(folder) / "processor_config.json"
+        return _names_our_model(content) or (beside.is_file() and _names_our_model(_beginning(beside)))
     except (OSError, ValueError):
         return False
 
