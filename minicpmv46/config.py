@@ -1,17 +1,31 @@
 """Configuration of MiniCPM-V 4.6 as frozen dataclasses, read from a checkpoint's `config.json`.
 
 Keys that a checkpoint leaves out take the defaults of the official configuration classes (transformers
-`models/minicpmv4_6`, `models/qwen3_5`). A value that this code does not implement raises `ValueError` with its
-name; so does a key that is neither known nor on the list of those that do not change the computation.
+`models/minicpmv4_6`, `models/qwen3_5`). Each field has the check of its type and range beside it. A value that this
+code does not implement raises `ValueError` with its name; so does a key that is neither known nor on the list of those
+that do not change the computation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, TypeVar
 
-from .checks import names, one_of, quote
+from .checks import names, one_of, option, optional, quote, switch
+from .config_keys import GENERIC, GENERIC_CHECKS, PIXELS, ROOT, ROOT_CHECKS, ROPE, TEXT, TEXT_CHECKS
+from .schema import (
+    check_fields,
+    check_values,
+    exactly,
+    number,
+    pair,
+    section,
+    size,
+    texts,
+    token_id,
+    token_ids,
+)
 
 MODEL_TYPE = "minicpmv4_6"
 
@@ -21,59 +35,18 @@ DOWNSAMPLE_MODES: tuple[DownsampleMode, ...] = ("4x", "16x")
 
 _ConfigT = TypeVar("_ConfigT")
 
-# Keys that change nothing here. First what transformers and mlx-vlm write into any section.
-_GENERIC = frozenset(
-    (
-        *("architectures", "attention_dropout", "attn_implementation", "bos_token_id", "chunk_size_feed_forward"),
-        *("dropout", "dtype", "eos_token_id", "finetuning_task", "hidden_dropout", "id2label", "initializer_range"),
-        *("is_encoder_decoder", "label2id", "model_type", "output_attentions", "output_hidden_states"),
-        *("pad_token_id", "problem_type", "return_dict", "torch_dtype", "transformers_version", "use_cache"),
-        *("decoder_start_token_id", "sep_token_id", "prefix", "task_specific_params", "tokenizer_class"),
-        *("is_decoder", "add_cross_attention", "cross_attention_hidden_size", "tie_encoder_decoder"),
-        *("pruned_heads", "torchscript", "use_bfloat16", "tf_legacy_loss"),
-    )
-)
-# Heads for drafting (`mtp_*`) are not part of the model; the state of the delta nets is float32 always.
-_TEXT = frozenset(
-    (
-        *("attn_output_gate", "full_attention_interval", "hidden_act", "mamba_ssm_dtype", "mlp_only_layers"),
-        *("rope_parameters", "rope_scaling", "tie_word_embeddings"),
-    )
-)
-# Position ids are the same on all three axes here, so sections and interleaving of MRoPE change nothing.
-_ROPE = ("rope_type", "type", "rope_theta", "partial_rotary_factor", "mrope_section", "mrope_interleaved")
-# The root's sizes repeat those of the vision section; quantization is mlx-vlm's, and sampling is generation's.
-_ROOT = frozenset(
-    (
-        *("auto_map", "drop_vision_last_layer", "image_size", "insert_layer_id", "patch_size", "quantization"),
-        *("quantization_config", "vision_start_token_id", "vision_end_token_id", "image_token_index"),
-        *("video_token_index", "do_sample", "temperature", "top_p", "top_k", "repetition_penalty", "max_length"),
-        *("generation_config", "max_new_tokens", "min_p", "presence_penalty", "frequency_penalty"),
-        *("language_model_only", "version"),
-    )
-)
+# Ceilings, far above the real sizes (widths to 4,096, 32 layers, 248,320 tokens).
+_WIDTH, _HEADS, _LAYERS, _VOCABULARY = size(65_536), size(1024), size(1024), size(2**24)
+# Below 1e-30 float32 has nothing left to add.
+_EPS = number(1e-30, 1)
+_ROPE_THETA = number(1, 1e15)
+_ROTARY_FACTOR = number(1e-3, 1)
 
 
-def _require(config: str, params: Mapping[str, Any], name: str, *supported: object) -> None:
+def _supported(config: str, params: Mapping[str, Any], name: str, *supported: object) -> None:
     """Raise if `params` sets `name` to anything but one of the `supported` values."""
-    if name in params and params[name] not in supported:
-        raise ValueError(
-            f"{config}.{name} = {quote(params[name])} is not supported; supported: {', '.join(map(repr, supported))}"
-        )
-
-
-def _pair(config: str, name: str, value: object) -> tuple[int, int]:
-    if not isinstance(value, (list, tuple)) or len(value) != 2:
-        raise ValueError(f"{config}.{name} must be a pair of integers, not {quote(value)}")
-    return int(value[0]), int(value[1])
-
-
-def _token_ids(config: str, name: str, value: object) -> tuple[int, ...]:
-    """The ids of one integer, a list of them, or None."""
-    ids = value if isinstance(value, (list, tuple)) else () if value is None else (value,)
-    if not all(isinstance(i, int) for i in ids):
-        raise ValueError(f"{config}.{name} must be an integer or a list of integers, not {quote(value)}")
-    return tuple(ids)
+    if name in params:
+        exactly(f"{config}.{name}", params[name], supported)
 
 
 def _known(config: str, cls: type[_ConfigT], params: Mapping[str, Any], harmless: frozenset[str]) -> dict[str, Any]:
@@ -95,42 +68,34 @@ class VisionConfig:
 
     model_type: ClassVar[str] = "minicpmv4_6_vision"
 
-    hidden_size: int = 768
-    intermediate_size: int = 3072
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    num_channels: int = 3
-    image_size: int = 224
-    patch_size: int = 16
-    layer_norm_eps: float = 1e-6
-    insert_layer_id: int = 6
-    window_kernel_size: tuple[int, int] = (2, 2)
+    hidden_size: int = option(768, _WIDTH)
+    intermediate_size: int = option(3072, _WIDTH)
+    num_hidden_layers: int = option(12, _LAYERS)
+    num_attention_heads: int = option(12, _HEADS)
+    num_channels: int = option(3, size(3, 3))
+    image_size: int = option(224, PIXELS)
+    patch_size: int = option(16, PIXELS)
+    layer_norm_eps: float = option(1e-6, _EPS)
+    insert_layer_id: int = option(6, size(1023, 0))
+    window_kernel_size: tuple[int, int] = option((2, 2), pair(2, 2))
 
     def __post_init__(self) -> None:
-        if self.hidden_size % self.num_attention_heads:
+        check_fields(self, "vision_config.")
+        _check_divisible("vision_config", self, "hidden_size", "num_attention_heads")
+        if not 1 <= self.num_patches_per_side <= 4096:
             raise ValueError(
-                f"vision_config.hidden_size = {self.hidden_size} is not divisible by "
-                f"num_attention_heads = {self.num_attention_heads}"
-            )
-        if self.window_kernel_size != (2, 2):
-            raise ValueError(
-                f"vision_config.window_kernel_size = {self.window_kernel_size} is not supported; supported: (2, 2)"
+                f"vision_config.image_size = {self.image_size} and patch_size = {self.patch_size} make a table of "
+                f"{self.num_patches_per_side} positions a side; supported: 1 to 4,096"
             )
 
     @classmethod
     def from_dict(cls, params: Mapping[str, Any]) -> VisionConfig:
         """Build from the `vision_config` section; raises `ValueError` for unsupported values."""
-        _require("vision_config", params, "model_type", cls.model_type)
-        _require("vision_config", params, "hidden_act", "gelu_pytorch_tanh")
-        known = _known("vision_config", cls, params, _GENERIC | {"hidden_act"})
-        if "window_kernel_size" in known:
-            known["window_kernel_size"] = _pair("vision_config", "window_kernel_size", known["window_kernel_size"])
-        for name in ("image_size", "patch_size"):
-            if not isinstance(known.get(name, 0), int):
-                raise ValueError(
-                    f"vision_config.{name} = {quote(known[name])} is not supported; supported: one integer"
-                )
-        return cls(**known)
+        section("vision_config", params)
+        _supported("vision_config", params, "model_type", cls.model_type)
+        _supported("vision_config", params, "hidden_act", "gelu_pytorch_tanh")
+        check_values(params, GENERIC_CHECKS, "vision_config.")
+        return cls(**_known("vision_config", cls, params, GENERIC | {"hidden_act"}))
 
     @property
     def head_dim(self) -> int:
@@ -148,35 +113,33 @@ class TextConfig:
 
     model_type: ClassVar[str] = "qwen3_5_text"
 
-    vocab_size: int = 248320
-    hidden_size: int = 4096
-    intermediate_size: int = 12288
-    num_hidden_layers: int = 32
-    num_attention_heads: int = 16
-    num_key_value_heads: int = 4
-    head_dim: int = 256
-    attention_bias: bool = False
-    rms_norm_eps: float = 1e-6
-    rope_theta: float = 10000.0
-    partial_rotary_factor: float = 0.25
-    linear_conv_kernel_dim: int = 4
-    linear_key_head_dim: int = 128
-    linear_value_head_dim: int = 128
-    linear_num_key_heads: int = 16
-    linear_num_value_heads: int = 32
+    vocab_size: int = option(248320, _VOCABULARY)
+    hidden_size: int = option(4096, _WIDTH)
+    intermediate_size: int = option(12288, size(2**20))
+    num_hidden_layers: int = option(32, _LAYERS)
+    num_attention_heads: int = option(16, _HEADS)
+    num_key_value_heads: int = option(4, _HEADS)
+    head_dim: int = option(256, size(8192))
+    attention_bias: bool = option(False, switch)
+    rms_norm_eps: float = option(1e-6, _EPS)
+    rope_theta: float = option(10000.0, _ROPE_THETA)
+    partial_rotary_factor: float = option(0.25, _ROTARY_FACTOR)
+    linear_conv_kernel_dim: int = option(4, size(64))
+    linear_key_head_dim: int = option(128, size(8192))
+    linear_value_head_dim: int = option(128, size(8192))
+    linear_num_key_heads: int = option(16, _HEADS)
+    linear_num_value_heads: int = option(32, _HEADS)
     layer_types: tuple[LayerType, ...] = ()
-    max_position_embeddings: int = 32768
+    max_position_embeddings: int = option(32768, size(2**31 - 1))
 
     def __post_init__(self) -> None:
-        if self.num_attention_heads % self.num_key_value_heads:
+        check_fields(self, "text_config.")
+        _check_divisible("text_config", self, "num_attention_heads", "num_key_value_heads")
+        _check_divisible("text_config", self, "linear_num_value_heads", "linear_num_key_heads")
+        if self.rotary_dim < 2 or self.rotary_dim % 2:
             raise ValueError(
-                f"text_config.num_attention_heads = {self.num_attention_heads} is not divisible by "
-                f"num_key_value_heads = {self.num_key_value_heads}"
-            )
-        if self.linear_num_value_heads % self.linear_num_key_heads:
-            raise ValueError(
-                f"text_config.linear_num_value_heads = {self.linear_num_value_heads} is not divisible by "
-                f"linear_num_key_heads = {self.linear_num_key_heads}"
+                f"text_config.partial_rotary_factor = {self.partial_rotary_factor} rotates {self.rotary_dim} of "
+                f"head_dim = {self.head_dim} components; it must be an even number of them, and some"
             )
         if len(self.layer_types) != self.num_hidden_layers:
             raise ValueError(
@@ -184,38 +147,28 @@ class TextConfig:
                 f"num_hidden_layers = {self.num_hidden_layers}"
             )
         for i, layer_type in enumerate(self.layer_types):
-            if layer_type not in ("linear_attention", "full_attention"):
-                raise ValueError(
-                    f"text_config.layer_types[{i}] = {quote(layer_type)} is not supported; "
-                    "supported: 'linear_attention', 'full_attention'"
-                )
+            exactly(f"text_config.layer_types[{i}]", layer_type, ("linear_attention", "full_attention"))
 
     @classmethod
     def from_dict(cls, params: Mapping[str, Any]) -> TextConfig:
         """Build from the `text_config` section; raises `ValueError` for unsupported values."""
-        _require("text_config", params, "model_type", cls.model_type)
-        _require("text_config", params, "hidden_act", "silu")
-        _require("text_config", params, "attn_output_gate", True)
-        _require("text_config", params, "mlp_only_layers", [], (), None)
-        known = _known("text_config", cls, params, _GENERIC | _TEXT)
-
-        rope = params.get("rope_parameters") or params.get("rope_scaling") or {}
-        if unknown := [name for name, value in rope.items() if value is not None and name not in _ROPE]:
-            raise ValueError(f"text_config.rope_parameters has {names(unknown)}, which this model does not know")
-        _require("text_config.rope_parameters", rope, "rope_type", "default")
-        _require("text_config.rope_parameters", rope, "type", "default", "mrope")
-        for name in ("rope_theta", "partial_rotary_factor"):
-            if name in rope:
-                known[name] = rope[name]
+        section("text_config", params)
+        _supported("text_config", params, "model_type", cls.model_type)
+        _supported("text_config", params, "hidden_act", "silu")
+        _supported("text_config", params, "attn_output_gate", True)
+        _supported("text_config", params, "mlp_only_layers", [], (), None)
+        check_values(params, {**GENERIC_CHECKS, **TEXT_CHECKS}, "text_config.")
+        known = {**_known("text_config", cls, params, GENERIC | TEXT), **_rope(params)}
 
         layers = known.get("num_hidden_layers", cls.num_hidden_layers)
         if params.get("layer_types") is None:
             interval = params.get("full_attention_interval") or 4
             known["layer_types"] = tuple(
-                "linear_attention" if (i + 1) % interval else "full_attention" for i in range(layers)
+                "linear_attention" if (i + 1) % interval else "full_attention"
+                for i in range(_LAYERS("text_config.num_hidden_layers", layers))
             )
         else:
-            known["layer_types"] = tuple(params["layer_types"])
+            known["layer_types"] = texts("text_config.layer_types", params["layer_types"])
         return cls(**known)
 
     @property
@@ -230,26 +183,29 @@ class MiniCPMV46Config:
 
     text_config: TextConfig
     vision_config: VisionConfig
-    image_token_id: int
-    video_token_id: int | None = None
-    tie_word_embeddings: bool = False
-    downsample_mode: DownsampleMode = "16x"
-    merge_kernel_size: tuple[int, int] = (2, 2)
-    merger_times: int = 1
-    eos_token_id: tuple[int, ...] = ()
+    image_token_id: int = field(metadata={"check": token_id})
+    video_token_id: int | None = option(None, optional(token_id))
+    tie_word_embeddings: bool = option(False, switch)
+    downsample_mode: DownsampleMode = option("16x", one_of(*DOWNSAMPLE_MODES))
+    merge_kernel_size: tuple[int, int] = option((2, 2), pair(2, 2))
+    merger_times: int = option(1, size(8))
+    eos_token_id: tuple[int, ...] = option((), token_ids)
 
     def __post_init__(self) -> None:
-        one_of(*DOWNSAMPLE_MODES)("downsample_mode", self.downsample_mode)
+        check_fields(self, "")
         vision = self.vision_config
-        if not 0 <= vision.insert_layer_id < vision.num_hidden_layers:
+        if vision.insert_layer_id >= vision.num_hidden_layers:
             raise ValueError(
                 f"insert_layer_id = {vision.insert_layer_id} must name one of the "
                 f"{vision.num_hidden_layers} layers of the vision encoder"
             )
-        if self.merge_kernel_size != (2, 2):
-            raise ValueError(f"merge_kernel_size = {self.merge_kernel_size} is not supported; supported: (2, 2)")
-        if self.merger_times < 1:
-            raise ValueError(f"merger_times = {self.merger_times} must be at least 1")
+        for name in ("image_token_id", "video_token_id"):
+            if (getattr(self, name) or 0) >= self.text_config.vocab_size:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)} is not in text_config.vocab_size = {self.text_config.vocab_size}"
+                )
+        if self.image_token_id == self.video_token_id:
+            raise ValueError(f"image_token_id and video_token_id are both {self.image_token_id}")
 
     @classmethod
     def from_dict(cls, params: Mapping[str, Any]) -> MiniCPMV46Config:
@@ -260,21 +216,46 @@ class MiniCPMV46Config:
         """
         if params.get("model_type") != MODEL_TYPE:
             raise ValueError(f"config.json has model_type {quote(params.get('model_type'))}, expected {MODEL_TYPE!r}")
-        _require("config", params, "drop_vision_last_layer", False)
-        if not isinstance(params.get("image_token_id"), int):
+        if "model_file" in params:
+            raise ValueError(
+                f"config.json has model_file = {quote(params['model_file'])}, which would run that file; this model "
+                "needs no code of a checkpoint: remove the key"
+            )
+        _supported("config", params, "drop_vision_last_layer", False)
+        if type(params.get("image_token_id")) is not int:
             raise ValueError(
                 f"config.json needs an integer image_token_id, found {quote(params.get('image_token_id'))}"
             )
-        if not isinstance(params.get("video_token_id"), int | None):
-            raise ValueError(
-                f"config.json needs an integer video_token_id or none, found {quote(params['video_token_id'])}"
-            )
-        known = _known("config.json", cls, params, _GENERIC | _ROOT)
+        check_values(params, {**GENERIC_CHECKS, **ROOT_CHECKS}, "")
+        known = _known("config.json", cls, params, GENERIC | ROOT)
         # The root's insert_layer_id replaces the vision section's, as in the official configuration class.
-        vision = {**(params.get("vision_config") or {}), "insert_layer_id": params.get("insert_layer_id", 6)}
-        known["vision_config"] = VisionConfig.from_dict(vision)
-        known["text_config"] = TextConfig.from_dict(params.get("text_config") or {})
-        if "merge_kernel_size" in known:
-            known["merge_kernel_size"] = _pair("config", "merge_kernel_size", known["merge_kernel_size"])
-        known["eos_token_id"] = _token_ids("config", "eos_token_id", params.get("eos_token_id"))
+        vision = section("vision_config", params.get("vision_config", {}))
+        check_values(vision, {"insert_layer_id": size(1023, 0)}, "vision_config.")
+        known["vision_config"] = VisionConfig.from_dict(
+            {**vision, "insert_layer_id": size(1023, 0)("insert_layer_id", params.get("insert_layer_id", 6))}
+        )
+        known["text_config"] = TextConfig.from_dict(section("text_config", params.get("text_config", {})))
+        known["eos_token_id"] = params.get("eos_token_id")
         return cls(**known)
+
+
+def _rope(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the text section's `rope_parameters`, or of the older `rope_scaling`, that are fields."""
+    name = "rope_scaling" if params.get("rope_parameters") is None else "rope_parameters"
+    if params.get(name) is None:
+        return {}
+    prefix = f"text_config.{name}"
+    rope = section(prefix, params[name])
+    if unknown := [key for key, value in rope.items() if value is not None and key not in ROPE]:
+        raise ValueError(f"{prefix} has {names(unknown)}, which this model does not know")
+    _supported(prefix, rope, "rope_type", "default")
+    _supported(prefix, rope, "type", "default", "mrope")
+    checks = {"rope_theta": _ROPE_THETA, "partial_rotary_factor": _ROTARY_FACTOR}
+    return {key: check(f"{prefix}.{key}", rope[key]) for key, check in checks.items() if key in rope}
+
+
+def _check_divisible(config: str, values: Any, whole: str, part: str) -> None:
+    if getattr(values, whole) % getattr(values, part):
+        raise ValueError(
+            f"{config}.{whole} = {getattr(values, whole)} is not divisible by {part} = {getattr(values, part)}"
+        )

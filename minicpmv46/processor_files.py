@@ -12,9 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from .checks import names, quote
+from .checks import Check, names, quote
 from .files import read_json
 from .image import PixelOptions
 from .limits import Limits
@@ -29,9 +27,14 @@ from .options import (
     changed,
     is_fixed,
 )
+from .schema import number
 
 # Each half's mean and deviation. The built-in port reads norm_mean, and writes mean with two more axes.
-_PIXELS = {"image_mean": ("image_mean", "norm_mean", "mean"), "image_std": ("image_std", "norm_std", "std")}
+_PIXELS: dict[str, tuple[Any, ...]] = {
+    "image_mean": (number(-1000, 1000), "image_mean", "norm_mean", "mean"),
+    "image_std": (number(1e-6, 1000), "image_std", "norm_std", "std"),
+}
+_RESCALE_FACTOR = number(1e-9, 1000)
 # Keys of the official files and of the built-in port's that change nothing here.
 _HARMLESS = frozenset(
     (
@@ -53,8 +56,8 @@ def load_options(folder: Path) -> Options:
     joint = _section(path)
     if beside := sorted(joint.keys() & set(OPTIONS)):
         raise ValueError(f"{path} has {names(beside)} beside its sections image_processor and video_processor")
-    image = joint.get("image_processor") or _section(folder / "preprocessor_config.json")
-    video = joint.get("video_processor") or _section(folder / "video_preprocessor_config.json")
+    image = _half_of(joint, "image_processor", folder / "preprocessor_config.json")
+    video = _half_of(joint, "video_processor", folder / "video_preprocessor_config.json")
     try:
         return Options(
             images=_half(ImageProcessor(), image, "image_processor", MediaOptions),
@@ -84,12 +87,12 @@ def _half(half: Any, params: Any, section: str, known: Any) -> Any:
         if name in given and not is_fixed(name, given.pop(name)):
             raise ValueError(f"{section}.{name} = {quote(params[name])} is not supported; supported: {value}")
     pixels: dict[str, Any] = {}
-    for name, keys in _PIXELS.items():
+    for name, (check, *keys) in _PIXELS.items():
         values = [given.pop(key) for key in keys if key in given]
         if values:
-            pixels[name] = tuple(np.ravel(values[0]).astype(float).tolist())
+            pixels[name] = tuple(_three(f"{section}.{keys[0]}", check, values[0]))
     if "rescale_factor" in given:
-        pixels["rescale_factor"] = given.pop("rescale_factor")
+        pixels["rescale_factor"] = _RESCALE_FACTOR(f"{section}.rescale_factor", given.pop("rescale_factor"))
     try:
         half = replace(half, pixels=PixelOptions(**pixels))
         if "patch_size" in given:
@@ -101,5 +104,22 @@ def _half(half: Any, params: Any, section: str, known: Any) -> Any:
         raise ValueError(f"{section}: {error}") from error
 
 
+def _three(name: str, check: Check, values: Any) -> list[float]:
+    """The three numbers in a list, or in lists within each other as mlx-vlm's port writes them."""
+    found = _flat(values)
+    if not isinstance(values, list) or len(found) != 3:
+        raise ValueError(f"{name} needs three values, not {quote(values)}")
+    return [float(check(name, x)) for x in found]
+
+
+def _flat(values: Any) -> list[Any]:
+    return [x for value in values for x in _flat(value)] if isinstance(values, list) else [values]
+
+
+def _half_of(joint: Mapping[str, Any], name: str, path: Path) -> Any:
+    """A section of the joint file, or where it has none a file of its own."""
+    return _section(path) if joint.get(name) in (None, {}) else joint[name]
+
+
 def _section(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
+    return read_json(path) if path.exists() else {}

@@ -13,23 +13,63 @@ from tokenizers import Regex, pre_tokenizers
 from transformers import AutoTokenizer
 
 from .checks import check_options, integer, names, one_of, option, optional, quote, switch
-from .files import read_json
+from .files import TOKENIZER_BYTES, read_json, read_text, shortened
 from .prompt import SpecialTokens
+from .schema import size, text
 
 # What rows are filled up with; the official tokenizer's pad token.
 PAD_TOKEN = "<|endoftext|>"
 
 
+# The files that transformers reads for a tokenizer, each where it is there.
+_JSON = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json")
+_LARGE_JSON = ("tokenizer.json", "vocab.json")
+_TEXT = ("chat_template.jinja", "merges.txt")
+
+
 def load_tokenizer(folder: Path) -> Any:
-    """The fast tokenizer of a checkpoint folder; raises `OSError` where its files are missing."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    _restore_split_pattern(tokenizer)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = PAD_TOKEN
-    older = folder / "chat_template.json"  # where processors kept their template before transformers 5
-    if tokenizer.chat_template is None and older.is_file():
-        tokenizer.chat_template = read_json(older)["chat_template"]
+    """The fast tokenizer of a checkpoint folder; no code of the folder is run.
+
+    Raises:
+        OSError: files are missing, or one of them is no regular file.
+        ValueError: a file cannot be read, or the tokenizer lacks a placeholder token; the text names file or folder.
+    """
+    read = _check_files(folder)
+    longest = read.get("tokenizer_config.json", {}).get("model_max_length")
+    if longest is not None:  # transformers writes 10**30 for "any"
+        size(10**31)(f"{folder / 'tokenizer_config.json'}: model_max_length", longest)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        _restore_split_pattern(tokenizer)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = PAD_TOKEN
+        tokens = special_tokens(tokenizer)
+        for token in (tokens.image_token, tokens.video_token):
+            token_id(tokenizer, token)
+    # tokenizers raises a bare Exception for what it cannot read, and PanicException, which is not even that, for more;
+    # transformers lets pass whatever comes of a value of another type.
+    except BaseException as error:
+        if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError)):
+            raise
+        kind = OSError if isinstance(error, OSError) else ValueError
+        said = f"{type(error).__name__}: {shortened(error)}"
+        raise kind(f"{folder} has no tokenizer that can be read ({said})") from error
+    older = read.get("chat_template.json", {})  # where processors kept their template before transformers 5
+    if tokenizer.chat_template is None and "chat_template" in older:
+        tokenizer.chat_template = text(f"{folder / 'chat_template.json'}: chat_template", older["chat_template"])
     return tokenizer
+
+
+def _check_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """The contents of a tokenizer's smaller JSON files; raises `OSError` or `ValueError` that names a file."""
+    found = {name: read_json(folder / name) for name in _JSON if (folder / name).exists()}
+    for name in _LARGE_JSON:
+        if (folder / name).exists():
+            read_json(folder / name, TOKENIZER_BYTES)
+    for name in _TEXT:
+        if (folder / name).exists():
+            read_text(folder / name, TOKENIZER_BYTES)
+    return found
 
 
 def special_tokens(tokenizer: Any) -> SpecialTokens:

@@ -89,6 +89,17 @@ def official_weights(parameters: Mapping[str, mx.array]) -> dict[str, mx.array]:
     return out
 
 
+def official_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that a parameter of the module tree has in an official checkpoint."""
+    if path.endswith("conv1d.weight"):
+        channels, kernel, inputs = shape
+        return channels, inputs, kernel
+    if path.endswith("patch_embedding.weight"):
+        outputs, rows, columns, channels = shape
+        return outputs, channels, rows, columns
+    return shape
+
+
 def official_name(path: str) -> str:
     """The name of a module tree's parameter in an official checkpoint."""
     for official, own in PREFIXES.items():

@@ -16,6 +16,8 @@ MODEL_TYPE = "minicpmv4_6"  # `config.MODEL_TYPE`, without that module's imports
 
 MARK = "__minicpmv46__"  # attribute of what is ours and has no class of ours: tokenizers
 
+CONFIG_BYTES = 16_000_000  # of a file that is looked at; a longer one is no JSON then, and refused by `files`
+
 HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
 
 Keywords = Mapping[str, Any]  # those of the call
@@ -45,13 +47,38 @@ def is_our_config(config: object, _: Keywords) -> bool:
 
 
 def is_our_folder(folder: object, keywords: Keywords) -> bool:
-    """A checkpoint's folder. False where its `config.json` cannot be read: mlx-vlm has its own words for that."""
+    """A checkpoint's folder.
+
+    Where `config.json` is not there mlx-vlm has its own words. Where it is no JSON or has no `model_type`, the folder
+    is ours if that file or the processor's names our model, so that the file is named. What is no file at all (a FIFO, a
+    device) would be read without end by whoever opens it, for any model: ours refuses it.
+    """
     if not isinstance(folder, str | Path):
         return False
+    path = Path(folder) / "config.json"
     try:
-        return is_our_config(json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")), keywords)
+        if not path.is_file():
+            return path.exists() and not path.is_dir()
+        content = _beginning(path)
+        try:
+            config = json.loads(content)
+        except (ValueError, RecursionError):
+            config = None
+        if isinstance(config, dict) and isinstance(config.get("model_type"), str):
+            return is_our_config(config, keywords)
+        beside = Path(folder) / "processor_config.json"
+        return _names_our_model(content) or (beside.is_file() and _names_our_model(_beginning(beside)))
     except (OSError, ValueError):
         return False
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(CONFIG_BYTES)
+
+
+def _names_our_model(content: bytes) -> bool:
+    return MODEL_TYPE.encode() in content.replace(b"\0", b"").lower()  # in UTF-16 too
 
 
 def is_our_checkpoint(path: object, keywords: Keywords) -> bool:

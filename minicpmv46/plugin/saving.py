@@ -14,9 +14,9 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
-from minicpmv46.checkpoint import read_header, weight_files
 from minicpmv46.model import Model
 from minicpmv46.quantization import Form, asked_for
+from minicpmv46.shards import read_header, weight_files
 from minicpmv46.weights import official_weights
 
 QUANTIZATION_KEYS = ("quantization", "quantization_config")

@@ -1,0 +1,75 @@
+"""How `config.json` says that matrices are quantized, and what a quantized matrix looks like in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .checks import one_of, option
+from .schema import check_fields, section, size
+
+MODES = ("affine", "mxfp4", "mxfp8", "nvfp4")
+_WORD = 32  # bits
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a matrix is stored: the arguments of `mx.quantize`."""
+
+    group_size: int = option(64, size(1024))
+    bits: int = option(4, size(8))
+    mode: str = option("affine", one_of(*MODES))
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Names of the tensors beside the packed weight."""
+        return ("scales", "biases") if self.mode == "affine" else ("scales",)
+
+    def stored(self, kind: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """Shape and types of the `weight`, `scales` or `biases` of a matrix of `shape` = (outputs, inputs)."""
+        *outputs, inputs = shape
+        if kind == "weight":
+            return (*outputs, inputs * self.bits // _WORD), ("U32",)
+        return (*outputs, inputs // self.group_size), ("F32", "F16", "BF16") if self.mode == "affine" else ("U8",)
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """The section `quantization`: one form for all matrices that have scales, and others by module."""
+
+    usual: Form | None
+    own: Mapping[str, Form | None]
+
+    @classmethod
+    def from_dict(cls, params: Mapping[str, Any]) -> Quantization:
+        """Read from a whole `config.json`; raises `ValueError` with the name of a value that cannot be."""
+        for name in ("quantization", "quantization_config"):
+            if params.get(name) is not None:
+                section(name, params[name])
+        found = params.get("quantization")
+        if found is None:
+            return cls(None, {})
+        for name in ("group_size", "bits"):
+            if name not in found:
+                raise ValueError(f"quantization has no {name}")
+        own: dict[str, Form | None] = {}
+        for name, value in found.items():
+            if value is False:
+                own[name] = None
+            elif isinstance(value, Mapping):
+                own[name] = _form(f"quantization.{name[:100]}.", value)
+        return cls(_form("quantization.", found), own)
+
+    def form(self, module: str) -> Form | None:
+        """How a module is quantized; None where it is not."""
+        for name in (module, module.removeprefix("language_model.")):
+            if name in self.own:
+                return self.own[name]
+        return self.usual
+
+
+def _form(prefix: str, values: Mapping[str, Any]) -> Form:
+    form = Form(**{name: values[name] for name in ("group_size", "bits", "mode") if name in values})
+    check_fields(form, prefix)
+    return form
