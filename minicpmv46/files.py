@@ -84,6 +84,11 @@ def parse_json(content: bytes, where: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{where} must hold a JSON object, not {type(found).__name__}")
     _check_depth(found, where)
+    if "\\ud" in text.lower():
+        try:
+            json.dumps(found, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{where} is not valid JSON: it has half of a surrogate pair, which is no text") from None
     if not_finite:
         place = ".".join(_first_nan(found))
         raise ValueError(f"{where} is not valid JSON: {place} = {quote(not_finite[0])} is not a finite number")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-from .checks import one_of, option
+from .checks import names, one_of, option
+from .files import shortened
 from .schema import check_fields, section, size
 
 MODES = ("affine", "mxfp4", "mxfp8", "nvfp4")
@@ -58,7 +59,11 @@ class Quantization:
             if value is False:
                 own[name] = None
             elif isinstance(value, Mapping):
-                own[name] = _form(f"quantization.{name[:100]}.", value)
+                own[name] = _form(f"quantization.{shortened(name, 100)}.", value)
+                if unknown := value.keys() - {f.name for f in fields(Form)}:
+                    raise ValueError(
+                        f"quantization.{shortened(name, 100)} has {names(unknown)}, which MLX does not know"
+                    )
         return cls(_form("quantization.", found), own)
 
     def form(self, module: str) -> Form | None:

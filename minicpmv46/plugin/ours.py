@@ -50,8 +50,8 @@ def is_our_folder(folder: object, keywords: Keywords) -> bool:
     """A checkpoint's folder.
 
     Where `config.json` is not there mlx-vlm has its own words. Where it is no JSON or has no `model_type`, the folder
-    is ours if that file or the processor's names our model, so that the file is named. What is no file at all (a FIFO, a
-    device) would be read without end by whoever opens it, for any model: ours refuses it.
+    is ours if that file or the processor's names our model, so that the file is named. What is no file at all (a
+    FIFO, a device) would be read without end by whoever opens it, for any model: ours refuses it.
     """
     if not isinstance(folder, str | Path):
         return False
