@@ -150,7 +150,7 @@ def _check_names(folder: Path, tensors: Mapping[str, Tensor], needed: set[str]) 
         file = tensors[unexpected[0]].file
         own = [path for path in unexpected if tensors[path].file == file]
         module, _, kind = own[0].rpartition(".")
-        if kind in _QUANTIZED and f"{module}.weight" in needed:
+        if kind in _QUANTIZED and f"{module}.weight" in needed and f"{module}.scales" not in tensors:
             raise ValueError(f"{file} lacks {module}.scales beside {own[0]}")
         raise ValueError(f"{file} has tensors that this model does not: {listed(own)}")
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from .checks import names, one_of, option
 from .files import shortened
-from .schema import check_fields, section, size
+from .schema import check_fields, exactly, section, size
 
-MODES = ("affine", "mxfp4", "mxfp8", "nvfp4")
+# Group size and bits of each mode where none are given; all modes but the first have no others.
+MODES = {"affine": (64, 4), "mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}
 _WORD = 32  # bits
 
 
@@ -75,6 +76,12 @@ class Quantization:
 
 
 def _form(prefix: str, values: Mapping[str, Any]) -> Form:
-    form = Form(**{name: values[name] for name in ("group_size", "bits", "mode") if name in values})
+    mode = one_of(*MODES)(f"{prefix}mode", values.get("mode", "affine"))
+    usual = dict(zip(("group_size", "bits"), MODES[mode], strict=True))
+    given = {name: values[name] for name in usual if name in values}
+    form = Form(**{**usual, **given}, mode=mode)
     check_fields(form, prefix)
+    for name in given:
+        if mode != "affine":
+            exactly(f"{prefix}{name}", given[name], (usual[name],))
     return form
