@@ -109,6 +109,8 @@ def _check_beside(folder: Path, params: Mapping[str, Any]) -> None:
         content = read_json(generation)
         own = {name: content[name] for name in _GENERATION if name in content}
         _in(generation, MiniCPMV46Config.from_dict, {**params, **own})
+    if (folder / "offload_index.json").exists():
+        raise ValueError(f"{folder / 'offload_index.json'} is of a model with experts, which this one has not")
     if (folder / "hf_quant_config.json").exists():
         path = folder / "hf_quant_config.json"
         content = read_json(path)

@@ -157,6 +157,7 @@ class TextConfig:
         _supported("text_config", params, "hidden_act", "silu")
         _supported("text_config", params, "attn_output_gate", True)
         _supported("text_config", params, "mlp_only_layers", [], (), None)
+        _supported("text_config", params, "quantization_config", None)
         check_values(params, {**GENERIC_CHECKS, **TEXT_CHECKS}, "text_config.")
         known = {**_known("text_config", cls, params, GENERIC | TEXT), **_rope(params)}
 
@@ -222,6 +223,12 @@ class MiniCPMV46Config:
                 "needs no code of a checkpoint: remove the key"
             )
         _supported("config", params, "drop_vision_last_layer", False)
+        # By these mlx-vlm takes a folder for another model's, whatever its type.
+        _supported("config", params, "dflash_config", None)
+        if others := [
+            name for name in texts("architectures", params.get("architectures") or ()) if "MiniCPMV" not in name
+        ]:
+            raise ValueError(f"architectures has {names(others)}, which is another model's")
         if type(params.get("image_token_id")) is not int:
             raise ValueError(
                 f"config.json needs an integer image_token_id, found {quote(params.get('image_token_id'))}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from .checks import names, one_of, option
 from .files import shortened
-from .schema import check_fields, exactly, section, size
+from .schema import check_fields, check_values, exactly, section, size, text
 
 # Group size and bits of each mode where none are given; all modes but the first have no others.
 MODES = {"affine": (64, 4), "mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}
@@ -48,7 +48,7 @@ class Quantization:
         """Read from a whole `config.json`; raises `ValueError` with the name of a value that cannot be."""
         for name in ("quantization", "quantization_config"):
             if params.get(name) is not None:
-                section(name, params[name])
+                check_values(section(name, params[name]), {"quant_method": text}, f"{name}.")
         found = params.get("quantization")
         if found is None:
             return cls(None, {})

@@ -58,6 +58,9 @@ def load_tokenizer(folder: Path) -> Any:
     older = read.get("chat_template.json", {})  # where processors kept their template before transformers 5
     if tokenizer.chat_template is None and "chat_template" in older:
         tokenizer.chat_template = text(f"{folder / 'chat_template.json'}: chat_template", older["chat_template"])
+    template = tokenizer.chat_template
+    for part in template.values() if isinstance(template, dict) else () if template is None else (template,):
+        text(f"{folder}: chat_template", part)
     return tokenizer
 
 

@@ -163,6 +163,19 @@ def test_code_of_a_tokenizer_is_not_run(folder: Path) -> None:
     assert not (folder / "ran").exists()
 
 
+@pytest.mark.parametrize("value", [5, True, ["a"], [{"name": "default", "template": 5}], {"a": 1}])
+def test_template_that_is_no_text(value: Any, folder: Path) -> None:
+    (folder / "chat_template.jinja").unlink()
+    config = read_json(folder / "tokenizer_config.json") | {"chat_template": value}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    error_of(folder)
+
+
+def test_folder_of_experts(folder: Path) -> None:
+    (folder / "offload_index.json").write_text("{}")
+    assert str(folder / "offload_index.json") in error_of(folder)
+
+
 # The index
 
 

@@ -116,6 +116,19 @@ def test_placeholders_are_two_tokens_of_the_vocabulary(name: str, value: int) ->
     assert name in error_of(with_value("", name, value))
 
 
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        *(("", "architectures", value) for value in (["BoundaryExtractor"], ["Gemma4DSparkModel"], "MiniCPMV", 5, [5])),
+        *(("", "dflash_config", value) for value in ({}, [], {"a": 1})),
+        *(("text_config", "quantization_config", value) for value in ({}, [], {"quant_method": "fp8"})),
+    ],
+)
+def test_what_makes_another_model_of_it(section: str, name: str, value: Any) -> None:
+    """mlx-vlm asks these before it comes to the type."""
+    assert name in error_of(with_value(section, name, value))
+
+
 def test_real_values_pass() -> None:
     """Integers where numbers are meant, nulls that transformers writes."""
     params = with_value("text_config.rope_parameters", "rope_theta", 10_000_000)

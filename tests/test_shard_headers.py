@@ -200,8 +200,13 @@ def test_quantization(name: str, folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [[], "4bit", 4, True])
 def test_quantization_that_is_no_section(value: Any, folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "quantization": value}))
-    error_of(folder, folder / "config.json")
+    for change in (
+        {"quantization": value},
+        {"quantization_config": value},
+        {"quantization_config": {"quant_method": 5}},
+    ):
+        (folder / "config.json").write_text(json.dumps(config | change))
+        error_of(folder, folder / "config.json")
 
 
 # Any header
