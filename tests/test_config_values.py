@@ -27,7 +27,7 @@ INTEGERS = [
         for f in fields(TextConfig)
         if f.type == "int"  # annotations are texts
     ),
-    *(("vision_config", f.name) for f in fields(VisionConfig) if f.type == "int" and f.name != "insert_layer_id"),
+    *(("vision_config", f.name) for f in fields(VisionConfig) if f.type == "int"),
 ]
 NUMBERS = [
     ("text_config", "rms_norm_eps"),
