@@ -109,6 +109,8 @@ def _check_beside(folder: Path, params: Mapping[str, Any]) -> None:
         content = read_json(generation)
         own = {name: content[name] for name in _GENERATION if name in content}
         _in(generation, MiniCPMV46Config.from_dict, {**params, **own})
+    if (folder / "offload_index.json").exists():
+        raise ValueError(f"{folder / 'offload_index.json'} is of a model with experts, which this one has not")
     if (folder / "hf_quant_config.json").exists():
         path = folder / "hf_quant_config.json"
         content = read_json(path)
@@ -150,7 +152,7 @@ def _check_names(folder: Path, tensors: Mapping[str, Tensor], needed: set[str]) 
         file = tensors[unexpected[0]].file
         own = [path for path in unexpected if tensors[path].file == file]
         module, _, kind = own[0].rpartition(".")
-        if kind in _QUANTIZED and f"{module}.weight" in needed:
+        if kind in _QUANTIZED and f"{module}.weight" in needed and f"{module}.scales" not in tensors:
             raise ValueError(f"{file} lacks {module}.scales beside {own[0]}")
         raise ValueError(f"{file} has tensors that this model does not: {listed(own)}")
 

@@ -9,7 +9,7 @@ that do not change the computation.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
 from .checks import names, one_of, option, optional, quote, switch
@@ -157,6 +157,7 @@ class TextConfig:
         _supported("text_config", params, "hidden_act", "silu")
         _supported("text_config", params, "attn_output_gate", True)
         _supported("text_config", params, "mlp_only_layers", [], (), None)
+        _supported("text_config", params, "quantization_config", None)
         check_values(params, {**GENERIC_CHECKS, **TEXT_CHECKS}, "text_config.")
         known = {**_known("text_config", cls, params, GENERIC | TEXT), **_rope(params)}
 
@@ -222,6 +223,12 @@ class MiniCPMV46Config:
                 "needs no code of a checkpoint: remove the key"
             )
         _supported("config", params, "drop_vision_last_layer", False)
+        # By these mlx-vlm takes a folder for another model's, whatever its type.
+        _supported("config", params, "dflash_config", None)
+        if others := [
+            name for name in texts("architectures", params.get("architectures") or ()) if "MiniCPMV" not in name
+        ]:
+            raise ValueError(f"architectures has {names(others)}, which is another model's")
         if type(params.get("image_token_id")) is not int:
             raise ValueError(
                 f"config.json needs an integer image_token_id, found {quote(params.get('image_token_id'))}"
@@ -229,11 +236,9 @@ class MiniCPMV46Config:
         check_values(params, {**GENERIC_CHECKS, **ROOT_CHECKS}, "")
         known = _known("config.json", cls, params, GENERIC | ROOT)
         # The root's insert_layer_id replaces the vision section's, as in the official configuration class.
-        vision = section("vision_config", params.get("vision_config", {}))
-        check_values(vision, {"insert_layer_id": size(1023, 0)}, "vision_config.")
-        known["vision_config"] = VisionConfig.from_dict(
-            {**vision, "insert_layer_id": size(1023, 0)("insert_layer_id", params.get("insert_layer_id", 6))}
-        )
+        insert_layer_id = size(1023, 0)("insert_layer_id", params.get("insert_layer_id", 6))
+        vision = VisionConfig.from_dict(section("vision_config", params.get("vision_config", {})))
+        known["vision_config"] = replace(vision, insert_layer_id=insert_layer_id)
         known["text_config"] = TextConfig.from_dict(section("text_config", params.get("text_config", {})))
         known["eos_token_id"] = params.get("eos_token_id")
         return cls(**known)

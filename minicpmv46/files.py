@@ -20,8 +20,6 @@ JSON_BYTES = 16 * MB
 TOKENIZER_BYTES = 64 * MB
 # Objects and lists within each other; the real files have 6. Deeper ones fail wherever they are walked or shown.
 DEPTH = 64
-# More than a float holds; Python itself stops at 4,300.
-INTEGER_DIGITS = 308
 
 
 def read_json(path: Path, highest: int = JSON_BYTES) -> dict[str, Any]:
@@ -70,13 +68,8 @@ def parse_json(content: bytes, where: str) -> dict[str, Any]:
     def real(digits: str) -> float:
         return refuse(digits) if math.isinf(value := float(digits)) else value
 
-    def integer(digits: str) -> float:
-        return refuse(digits) if len(digits) > INTEGER_DIGITS else int(digits)
-
     try:
-        found = json.loads(
-            text, parse_constant=refuse, parse_float=real, parse_int=integer, object_pairs_hook=_without_repeats
-        )
+        found = json.loads(text, parse_constant=refuse, parse_float=real, object_pairs_hook=_without_repeats)
     except RecursionError:
         raise ValueError(f"{where} is not valid JSON: it is nested too deep, more than {DEPTH} levels") from None
     except ValueError as error:
@@ -84,6 +77,11 @@ def parse_json(content: bytes, where: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{where} must hold a JSON object, not {type(found).__name__}")
     _check_depth(found, where)
+    if "\\ud" in text.lower():
+        try:
+            json.dumps(found, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{where} is not valid JSON: it has half of a surrogate pair, which is no text") from None
     if not_finite:
         place = ".".join(_first_nan(found))
         raise ValueError(f"{where} is not valid JSON: {place} = {quote(not_finite[0])} is not a finite number")

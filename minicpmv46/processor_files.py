@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .checks import Check, names, quote
+from .checks import Check, names, quote, switch
 from .files import read_json
 from .image import PixelOptions
 from .limits import Limits
@@ -59,10 +59,11 @@ def load_options(folder: Path) -> Options:
     image = _half_of(joint, "image_processor", folder / "preprocessor_config.json")
     video = _half_of(joint, "video_processor", folder / "video_preprocessor_config.json")
     try:
+        limits = Limits.of_checkpoint(folder)
         return Options(
-            images=_half(ImageProcessor(), image, "image_processor", MediaOptions),
-            videos=_half(VideoProcessor(), video or image, "video_processor", VideoOptions),
-            limits=Limits.of_checkpoint(folder),
+            images=_half(ImageProcessor(), image, "image_processor", MediaOptions, limits),
+            videos=_half(VideoProcessor(), image if video == {} else video, "video_processor", VideoOptions, limits),
+            limits=limits,
         )
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
@@ -78,8 +79,8 @@ def save_options(folder: Path, options: Options) -> None:
     (folder / "processor_config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
-def _half(half: Any, params: Any, section: str, known: Any) -> Any:
-    """A half with the values of its section; `None` in a file is the default."""
+def _half(half: Any, params: Any, section: str, known: Any, limits: Limits) -> Any:
+    """A half with the values of its section, within `limits`; `None` in a file is the default."""
     if not isinstance(params, Mapping):
         raise ValueError(f"{section} must be an object, not {quote(params)}")
     given = {name: value for name, value in params.items() if value is not None and name not in _HARMLESS}
@@ -99,7 +100,12 @@ def _half(half: Any, params: Any, section: str, known: Any) -> Any:
             half = replace(half, slicing=replace(half.slicing, patch_size=given.pop("patch_size")))
         if unknown := given.keys() - known.__annotations__.keys():
             raise ValueError(f"{names(unknown)} is not supported")
-        return changed(half, given)
+        if "use_image_id" in given:  # of videos it is the call's matter, but a file may name it
+            switch("use_image_id", given["use_image_id"])
+        half = changed(half, given)
+        for part in (half.slicing, *([half.sampling] if isinstance(half, VideoProcessor) else [])):
+            limits.check_options(part)
+        return half
     except ValueError as error:
         raise ValueError(f"{section}: {error}") from error
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-from .checks import one_of, option
-from .schema import check_fields, section, size
+from .checks import names, one_of, option
+from .files import shortened
+from .schema import check_fields, check_values, exactly, section, size, text
 
-MODES = ("affine", "mxfp4", "mxfp8", "nvfp4")
+# Group size and bits of each mode where none are given; all modes but the first have no others.
+MODES = {"affine": (64, 4), "mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}
 _WORD = 32  # bits
 
 
@@ -46,7 +48,7 @@ class Quantization:
         """Read from a whole `config.json`; raises `ValueError` with the name of a value that cannot be."""
         for name in ("quantization", "quantization_config"):
             if params.get(name) is not None:
-                section(name, params[name])
+                check_values(section(name, params[name]), {"quant_method": text}, f"{name}.")
         found = params.get("quantization")
         if found is None:
             return cls(None, {})
@@ -58,7 +60,11 @@ class Quantization:
             if value is False:
                 own[name] = None
             elif isinstance(value, Mapping):
-                own[name] = _form(f"quantization.{name[:100]}.", value)
+                own[name] = _form(f"quantization.{shortened(name, 100)}.", value)
+                if unknown := value.keys() - {f.name for f in fields(Form)}:
+                    raise ValueError(
+                        f"quantization.{shortened(name, 100)} has {names(unknown)}, which MLX does not know"
+                    )
         return cls(_form("quantization.", found), own)
 
     def form(self, module: str) -> Form | None:
@@ -70,6 +76,12 @@ class Quantization:
 
 
 def _form(prefix: str, values: Mapping[str, Any]) -> Form:
-    form = Form(**{name: values[name] for name in ("group_size", "bits", "mode") if name in values})
+    mode = one_of(*MODES)(f"{prefix}mode", values.get("mode", "affine"))
+    usual = dict(zip(("group_size", "bits"), MODES[mode], strict=True))
+    given = {name: values[name] for name in usual if name in values}
+    form = Form(**{**usual, **given}, mode=mode)
     check_fields(form, prefix)
+    for name in given:
+        if mode != "affine":
+            exactly(f"{prefix}{name}", given[name], (usual[name],))
     return form

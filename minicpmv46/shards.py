@@ -124,8 +124,8 @@ def _file_name(tensor: str, value: Any) -> str:
 def _place(name: str, entry: Any) -> tuple[int, int]:
     """Where a tensor begins and ends behind the header; raises `ValueError` where its entry contradicts itself."""
     of = quote(name)
-    if not isinstance(entry, Mapping) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
-        raise ValueError(f"{of} must have dtype, shape and data_offsets, not {quote(entry)}")
+    if not isinstance(entry, Mapping) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"{of} must have dtype, shape and data_offsets and nothing else, not {quote(entry)}")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ValueError(f"{of} has dtype {quote(dtype)}, which MLX does not read; known: {', '.join(DTYPES)}")

@@ -13,6 +13,7 @@ from tokenizers import Regex, pre_tokenizers
 from transformers import AutoTokenizer
 
 from .checks import check_options, integer, names, one_of, option, optional, quote, switch
+from .config import MiniCPMV46Config
 from .files import TOKENIZER_BYTES, read_json, read_text, shortened
 from .prompt import SpecialTokens
 from .schema import size, text
@@ -57,11 +58,25 @@ def load_tokenizer(folder: Path) -> Any:
     older = read.get("chat_template.json", {})  # where processors kept their template before transformers 5
     if tokenizer.chat_template is None and "chat_template" in older:
         tokenizer.chat_template = text(f"{folder / 'chat_template.json'}: chat_template", older["chat_template"])
+    template = tokenizer.chat_template
+    for part in template.values() if isinstance(template, dict) else () if template is None else (template,):
+        text(f"{folder}: chat_template", part)
     return tokenizer
 
 
 def _check_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """The contents of a tokenizer's smaller JSON files; raises `OSError` or `ValueError` that names a file."""
+    """The contents of a tokenizer's smaller JSON files; raises `OSError` or `ValueError` that names a file.
+
+    `config.json` is looked at too, where there is one: transformers asks it for the tokenizer's class, and builds its
+    own configuration from whatever it says.
+    """
+    path = folder / "config.json"
+    if path.exists():
+        params = read_json(path)
+        try:
+            MiniCPMV46Config.from_dict(params)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     found = {name: read_json(folder / name) for name in _JSON if (folder / name).exists()}
     for name in _LARGE_JSON:
         if (folder / name).exists():
