@@ -34,6 +34,7 @@ GENERIC = frozenset(
         *("is_encoder_decoder", "output_attentions", "output_hidden_states", "problem_type", "return_dict"),
         *("prefix", "task_specific_params", "is_decoder", "add_cross_attention", "cross_attention_hidden_size"),
         *("tie_encoder_decoder", "pruned_heads", "torchscript", "use_bfloat16", "tf_legacy_loss"),
+        *("name_or_path", "unsloth_fixed", "unsloth_version"),  # of tools for training
     )
 )
 # Heads for drafting (`mtp_*`) are not part of the model; the state of the delta nets is float32 always.
