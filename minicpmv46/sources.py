@@ -81,11 +81,16 @@ def _downloaded(url: str) -> bytes:
     import requests
 
     content = bytearray()
-    with requests.get(url, stream=True, timeout=DOWNLOAD_SECONDS) as response:
-        if not response.ok:
-            raise ValueError(f"the server answered {response.status_code} {response.reason}")
-        for part in response.iter_content(1 << 16):
-            content += part
-            if len(content) > DOWNLOAD_BYTES:
-                raise ValueError(f"it has more than {DOWNLOAD_BYTES:,} bytes")
+    try:
+        with requests.get(url, stream=True, timeout=DOWNLOAD_SECONDS) as response:
+            if not response.ok:
+                raise ValueError(f"the server answered {response.status_code} {response.reason}")
+            for part in response.iter_content(1 << 16):
+                content += part
+                if len(content) > DOWNLOAD_BYTES:
+                    raise ValueError(f"it has more than {DOWNLOAD_BYTES:,} bytes")
+    except requests.Timeout as error:
+        raise ValueError(f"the server was silent for {DOWNLOAD_SECONDS} seconds") from error
+    except requests.ConnectionError as error:  # its own words are the URL again, and addresses of objects
+        raise ValueError("the server cannot be reached, or broke off") from error
     return bytes(content)

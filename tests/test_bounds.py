@@ -133,3 +133,11 @@ def test_threads_with_shared_images_and_other_options(processor: Callable[[str],
         for thread in threads:
             thread.join()
     assert not wrong, wrong[:3]
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_a_server_that_is_not_there(processor: Callable[[str], MiniCPMV46Processor], kind: str) -> None:
+    """In a sentence of ours: that of the library repeats the URL and shows addresses of objects."""
+    media: Any = {f"{kind}s": ["http://127.0.0.1:1/a.png"]}
+    message = refuse(lambda: processor("base")(IMAGE if kind == "image" else VIDEO, **media), "cannot be reached")
+    assert "Connection" not in message
