@@ -38,7 +38,7 @@ class ImageSource:
 
     Attributes:
         name: what to call the image in an error.
-        source: path, encoded bytes, PIL image, or uint8 array [H, W, 3].
+        source: path, encoded bytes, PIL image, or uint8 array [H, W, 1, 3 or 4 channels].
         size: (height, width) in pixels as stored; EXIF may turn it.
         label: the source, shortened, for an error.
         box: (width, height) that the image is made to fit in, as `mlx_vlm.utils.resize_image` does; None leaves it.
@@ -82,7 +82,7 @@ class ImageSource:
     def _decoded(self) -> Image.Image | np.ndarray:
         """RGB in the form that costs least."""
         if isinstance(self.source, np.ndarray):
-            return self.source
+            return _rgb_from_array(self.source)
         try:
             if isinstance(self.source, Image.Image):
                 with _LOCKS[id(self.source) // 16 % len(_LOCKS)]:
@@ -115,7 +115,7 @@ def open_image(source: Any, name: str) -> ImageSource:
     """
     called = label(source)
     if _is_array(source):
-        array = _rgb_from_array(np.asarray(source), name)
+        array = _channels_last(np.asarray(source), name)
         return _with_pixels(ImageSource(name, array, (array.shape[0], array.shape[1]), called))
     if isinstance(source, Image.Image):
         return _with_pixels(ImageSource(name, source, (source.height, source.width), called))
@@ -192,7 +192,8 @@ def _on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB")
 
 
-def _rgb_from_array(array: np.ndarray, name: str) -> np.ndarray:
+def _channels_last(array: np.ndarray, name: str) -> np.ndarray:
+    """A view [H, W, C] of an array of pixels; raises `ValueError` for another type or shape."""
     if array.dtype != np.uint8:
         raise ValueError(f"{name} is an array of {array.dtype}; arrays of pixels must be uint8")
     if array.ndim == 2:
@@ -203,6 +204,10 @@ def _rgb_from_array(array: np.ndarray, name: str) -> np.ndarray:
         raise ValueError(
             f"{name} has shape {array.shape}; expected [H, W], [H, W, C] or [C, H, W] with 1, 3 or 4 channels"
         )
+    return array
+
+
+def _rgb_from_array(array: np.ndarray) -> np.ndarray:
     if array.shape[-1] == 1:
         return np.repeat(array, 3, axis=-1)
     if array.shape[-1] == 4:

@@ -37,7 +37,7 @@ class Limits:
         context: tokens of a prompt, visual ones included; the checkpoint's `max_position_embeddings`.
         patches: patches of all media of a call; half of the memory.
         pixels: pixels of an image, of a frame, or of a picture composed of frames; where Pillow stops too.
-        together: pixels of images that are decoded at a time; a larger one is decoded alone.
+        together: pixels of images, or of frames, that are worked on at a time; a larger one alone.
         media: images and videos of a call.
         slices: largest `max_slice_nums`.
         side: largest `scale_resolution`: a unit of this side has 16,384 patches, which attend to each other.

@@ -56,7 +56,7 @@ class OpenMedia:
         most = self.options.limits.together
         images = list(map_ahead(cut, self.images, weight=lambda source: source.size[0] * source.size[1], most=most))
         videos = self.options.videos
-        return images, [clip.cut(videos.slicing, videos.pixels) for clip in self.videos]
+        return images, [clip.cut(videos.slicing, videos.pixels, most) for clip in self.videos]
 
 
 def open_media(

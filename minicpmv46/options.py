@@ -231,7 +231,7 @@ OPTIONS = tuple(GivenOptions.__annotations__)
 
 
 def naming(kind: Any) -> Callable[[_FunctionT], _FunctionT]:
-    """Decorator of a function that ends in `**given: Unpack[kind]`: its signature and docstring name the options."""
+    """Decorator of a function that ends in `**given: Unpack[kind]`: its signature names the options."""
 
     def decorate(function: _FunctionT) -> _FunctionT:
         signature = inspect.signature(function)

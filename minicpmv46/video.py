@@ -78,8 +78,12 @@ class Clip:
             height, width = self.source.size(unit[0])
             yield (height, width) if len(unit) == 1 else _canvas(len(unit), height, width)
 
-    def cut(self, slicing: SliceOptions, pixels: PixelOptions) -> list[VisualUnits]:
-        """Decode the frames: one `VisualUnits` for each main frame and each composed picture."""
+    def cut(self, slicing: SliceOptions, pixels: PixelOptions, together: int) -> list[VisualUnits]:
+        """Decode the frames: one `VisualUnits` for each main frame and each composed picture.
+
+        Args:
+            together: pixels of pictures that are worked on at a time.
+        """
         levels = pixels.video_levels()
 
         def process(entry: tuple[int, np.ndarray]) -> tuple[int, VisualUnits]:
@@ -87,7 +91,11 @@ class Clip:
             height, width, _ = picture.shape
             return i, cut_units((height, width), partial(resize_frame, picture), slicing, levels)
 
-        done = dict(map_ahead(process, _pictures(self.source, self.units, self.name)))
+        def weight(entry: tuple[int, np.ndarray]) -> int:
+            return entry[1].shape[0] * entry[1].shape[1]
+
+        pictures = _pictures(self.source, self.units, self.name)
+        done = dict(map_ahead(process, pictures, weight=weight, most=together))
         return [done[i] for i in range(len(self.units))]
 
 

@@ -1,6 +1,7 @@
 """Requests that ask for too much: refused with the number and the limit, before anything is decoded."""
 
 import io
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from pictures import MEDIA
 from PIL import Image, ImageFile
 from refusals import IMAGE, VIDEO, refuse
 
+from minicpmv46.image import cut_units
 from minicpmv46.limits import VARIABLE, Limits
 from minicpmv46.processing import MiniCPMV46Processor
 
@@ -160,3 +162,45 @@ def test_context_is_the_checkpoints(checkpoint: Callable[[str], Path], tmp_path:
     assert Limits.of_checkpoint(folder).context == 262_144
     (tmp_path / "config.json").write_text('{"text_config": {"max_position_embeddings": 900}}')
     assert Limits.of_checkpoint(tmp_path).context == 900
+
+
+@pytest.mark.parametrize("kind", ["images", "videos"])
+def test_large_pictures_wait_for_each_other(
+    processor: Callable[[str], MiniCPMV46Processor], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pixels that are cut at a time stay below the limit, of images and of frames; the result is the same."""
+    running: list[int] = []
+    most: list[int] = []
+    module = "media" if kind == "images" else "video"
+
+    def counted(size: tuple[int, int], *args: Any) -> Any:
+        running.append(size[0] * size[1])
+        most.append(sum(running))
+        time.sleep(0.02)
+        running.remove(size[0] * size[1])
+        return cut_units(size, *args)
+
+    ours = processor("base")
+    pictures = np.random.RandomState(2).randint(0, 256, (6, 60, 100, 3)).astype(np.uint8)
+    given: Any = {"images": list(pictures)} if kind == "images" else {"videos": [pictures]}
+    text = IMAGE * 6 if kind == "images" else VIDEO
+    expected = ours(text, **given)["pixel_values"]
+    monkeypatch.setattr(f"minicpmv46.{module}.cut_units", counted)
+    made = ours.with_limits(together=6000)(text, **given)["pixel_values"]
+    np.testing.assert_array_equal(made, expected)
+    assert max(most) <= 6000 and len(most) == 6
+
+
+def test_sizes_of_frames_cost_no_conversion(
+    processor: Callable[[str], MiniCPMV46Processor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each frame with transparency is made RGB once, when it is used."""
+    seen: list[tuple[int, ...]] = []
+
+    def counted(array: np.ndarray) -> np.ndarray:
+        seen.append(array.shape)
+        return array[..., :3]
+
+    monkeypatch.setattr("minicpmv46.decoding._rgb_from_array", counted)
+    processor("base")(VIDEO, videos=[np.zeros((3, 20, 30, 4), np.uint8)])
+    assert seen == [(20, 30, 4)] * 3

@@ -58,7 +58,7 @@ def test_file_equals_its_frames(options: SamplingOptions) -> None:
 def video_units(
     source: FrameSource, sampling: SamplingOptions, slicing: SliceOptions, pixels: PixelOptions, name: str
 ) -> list[VisualUnits]:
-    return choose_frames(source, sampling, name).cut(slicing, pixels)
+    return choose_frames(source, sampling, name).cut(slicing, pixels, 10**8)
 
 
 class Counting:
