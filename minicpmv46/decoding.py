@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .checks import quote
+from .limits import Limits
 from .slicing import Size
 from .sources import label, locate
 
@@ -54,6 +55,11 @@ class ImageSource:
     def used_size(self) -> Size:
         """(height, width) of what the model sees."""
         return self.size if self.box is None else self._fitted(*self.size)
+
+    def check_pixels(self, limits: Limits) -> None:
+        """Raise `ValueError` where there are more pixels than the limits allow."""
+        height, width = self.size
+        limits.check("pixels", f"{self.name}, {height}x{width} (height x width), has pixels:", height * width)
 
     def image(self) -> Image.Image:
         """The image in RGB; raises `ValueError` if it is damaged."""

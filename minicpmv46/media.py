@@ -44,7 +44,7 @@ class OpenMedia:
         """
         images, videos, limits = self.options.images, self.options.videos, self.options.limits
         for source in self.images:
-            _check_pixels(source.size, limits, source.name)
+            source.check_pixels(limits)
         of_images = [_cost([source.used_size], images.slicing, limits, source.name) for source in self.images]
         of_videos = [_cost(clip.sizes(), videos.slicing, limits, clip.name) for clip in self.videos]
         limits.check("patches", "the images and videos have patches:", sum(c.patches for c in (*of_images, *of_videos)))

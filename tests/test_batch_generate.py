@@ -20,6 +20,7 @@ from mlx_vlm.prompt_utils import apply_chat_template
 from mlx_vlm.turboquant import TurboQuantKVCache
 from mlx_vlm.utils import prepare_inputs
 from pictures import MEDIA, Clip, Picture, media_of
+from PIL import Image
 from tiny import STOP_TOKENS
 
 from minicpmv46.plugin import batches
@@ -381,3 +382,19 @@ def test_defaults_that_are_not_supported(loaded: tuple[Any, Any]) -> None:
             loaded[1].with_defaults(**options)
     with pytest.raises(TypeError, match="max_slices"):
         loaded[1].with_defaults(max_slices=3)
+
+
+def test_names_of_images_are_read_as_everywhere(loaded: tuple[Any, Any], tmp_path: Path) -> None:
+    """In the named formats, within the limits, and with a transparent colour on white: not by mlx-vlm."""
+    model, processor = loaded
+    path = tmp_path / "picture.png"
+    Image.new("L", (40, 30), 80).save(path, transparency=80)
+    answers = batch_generate(model, processor, images=[str(path), str(path)], prompts=["What?"] * 2, max_tokens=4)
+    white = [Image.new("RGB", (40, 30), "white")] * 2
+    assert answers.texts == batch_generate(model, processor, images=white, prompts=["What?"] * 2, max_tokens=4).texts
+    with pytest.raises(ValueError, match=r"image 1.*pixels = 1,000"):
+        few = processor.with_limits(pixels=1000)
+        batch_generate(model, few, images=[Image.new("RGB", (9, 9)), str(path)], prompts=["a", "b"], max_tokens=1)
+    Image.new("RGB", (40, 30)).save(path, "EPS")
+    with pytest.raises(ValueError, match=r"image 0.*cannot identify"):
+        batch_generate(model, processor, images=str(path), prompts=["a"], max_tokens=1)

@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from minicpmv46.decoding import open_image
+from minicpmv46.limits import Limits
+
 # Rows of a batch. mlx-vlm encodes all rows of a batch and reads their prompts at once: at real widths, a third of the
 # depth and in 16x, each small crop more took about 50 MB.
 MAX_ROWS = 16
@@ -24,13 +27,31 @@ Groups = tuple[dict[Any, list[Any]], dict[Any, list[int]]]
 
 
 def batch_generate(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """`mlx_vlm.batch_generate`; where the caller gives `group_by_shape`, mlx-vlm divides."""
-    given = inspect.signature(original).bind_partial(*args, **kwargs).arguments
-    token = any_sizes.set("group_by_shape" not in given)
+    """`mlx_vlm.batch_generate`; where the caller gives `group_by_shape`, mlx-vlm divides.
+
+    Names of images are read here, since mlx-vlm would open them in any format and of any size.
+    """
+    call = inspect.signature(original).bind(*args, **kwargs)
+    images = call.arguments.get("images")
+    if isinstance(images, str):
+        images = [images]
+    if isinstance(images, (list, tuple)):
+        limits = call.arguments["processor"].options.limits
+        call.arguments["images"] = [_read(image, i, limits) for i, image in enumerate(images)]
+    token = any_sizes.set("group_by_shape" not in call.arguments)
     try:
-        return original(*args, **kwargs)
+        return original(*call.args, **call.kwargs)
     finally:
         any_sizes.reset(token)
+
+
+def _read(image: Any, position: int, limits: Limits) -> Any:
+    """An image that is given by name; what is given otherwise goes to the processor as it is."""
+    if not isinstance(image, str):
+        return image
+    source = open_image(image, f"image {position}")
+    source.check_pixels(limits)
+    return source.image()
 
 
 def group_images_by_shape(images: Sequence[Any], disable_grouping: bool = False) -> Groups:
