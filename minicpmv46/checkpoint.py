@@ -68,7 +68,7 @@ def check_checkpoint(folder: Path) -> None:
         forms[module] = form
         needed.update(f"{module}.{name}" for name in form.beside)
     _check_names(folder, tensors, needed)
-    for path in (*expected, *sorted(needed - expected.keys())):  # in an order that stays: the first that is wrong is told
+    for path in (*expected, *sorted(needed - expected.keys())):  # not in the order of a set: the first is told
         _check_tensor(path, tensors[path], expected, forms.get(path.rpartition(".")[0]))
 
 
