@@ -1,8 +1,8 @@
-"""MiniCPM-V 4.6 for mlx-vlm.
+"""MiniCPM-V 4.6 and MiniCPM-OCR 1.0 for mlx-vlm.
 
-Importing this package makes mlx-vlm use it for checkpoints whose `model_type` is `minicpmv4_6`. The wheel's
-`.pth` line does that in every interpreter, so this file imports nothing that Python has not loaded already and only
-waits for mlx-vlm. `MINICPMV46_DISABLE=1` leaves mlx-vlm as it was.
+Importing this package makes mlx-vlm use it for checkpoints whose `model_type` is `minicpmv4_6` or `minicpm_ocr`. The
+wheel's `.pth` line does that in every interpreter, so this file imports nothing that Python has not loaded already and
+only waits for mlx-vlm. `MINICPMV46_DISABLE=1` leaves mlx-vlm as it was.
 """
 
 import os
@@ -13,11 +13,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from minicpmv46.processing import MiniCPMV46Processor as MiniCPMV46Processor
+    from minicpmv46.processing import Processor as Processor
     from minicpmv46.slicing import plan_slices as plan_slices
 
 __version__ = "0.1.0"
 
-_HOMES = {"MiniCPMV46Processor": "minicpmv46.processing", "plan_slices": "minicpmv46.slicing"}
+_HOMES = {
+    "MiniCPMV46Processor": "minicpmv46.processing",  # the name of `Processor` in version 0.1.0
+    "Processor": "minicpmv46.processing",
+    "plan_slices": "minicpmv46.slicing",
+}
 
 # Values of MINICPMV46_DISABLE, in lower case; `guard.py` knows the first ones too.
 _ENABLE = ("", "0", "false", "no", "off", "n", "f")
@@ -81,7 +86,7 @@ class _Trigger:
 
 
 def register() -> None:
-    """Take over `minicpmv4_6` in mlx-vlm, imported already or not. Calling it again changes nothing."""
+    """Take over these model types in mlx-vlm, imported already or not. Calling it again changes nothing."""
     if "mlx_vlm" in sys.modules:
         _carefully(_take_over)
     elif not any(type(finder).__module__ == __name__ for finder in sys.meta_path):

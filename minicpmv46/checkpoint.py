@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .checks import quote
-from .config import MiniCPMV46Config
+from .config import Config
 from .files import read_json
 from .model import parameter_shapes
 from .quantized_form import Form, Quantization
@@ -40,7 +40,7 @@ def check_checkpoint(folder: Path) -> None:
             another type or shape, or `config.json` has values that are not supported.
     """
     params = read_config(folder)
-    config = _in(folder / "config.json", MiniCPMV46Config.from_dict, params)
+    config = _in(folder / "config.json", Config.from_dict, params)
     quantization = _in(folder / "config.json", Quantization.from_dict, params)
     _check_beside(folder, params)
     tensors = read_tensors(folder, config)
@@ -72,7 +72,7 @@ def check_checkpoint(folder: Path) -> None:
         _check_tensor(path, tensors[path], expected, forms.get(path.rpartition(".")[0]))
 
 
-def read_tensors(folder: Path, config: MiniCPMV46Config) -> dict[str, Tensor]:
+def read_tensors(folder: Path, config: Config) -> dict[str, Tensor]:
     """Tensors of a folder by module path; raises `ValueError` where one is there twice."""
     tensors: dict[str, Tensor] = {}
     for file in weight_files(folder):
@@ -108,7 +108,7 @@ def _check_beside(folder: Path, params: Mapping[str, Any]) -> None:
     if generation.exists():
         content = read_json(generation)
         own = {name: content[name] for name in _GENERATION if name in content}
-        _in(generation, MiniCPMV46Config.from_dict, {**params, **own})
+        _in(generation, Config.from_dict, {**params, **own})
     if (folder / "offload_index.json").exists():
         raise ValueError(f"{folder / 'offload_index.json'} is of a model with experts, which this one has not")
     if (folder / "hf_quant_config.json").exists():
@@ -117,7 +117,7 @@ def _check_beside(folder: Path, params: Mapping[str, Any]) -> None:
         _in(path, lambda values: section("quantization", values), content.get("quantization", {}))
 
 
-def _check_layers(folder: Path, config: MiniCPMV46Config, tensors: Iterable[str]) -> None:
+def _check_layers(folder: Path, config: Config, tensors: Iterable[str]) -> None:
     """Raise `ValueError` where `config.json` asks for more layers than the files hold; none at all are named later."""
     asked = {
         "text_config.num_hidden_layers": ("language_model.model.layers", config.text_config.num_hidden_layers),

@@ -1,9 +1,9 @@
-"""Configuration of MiniCPM-V 4.6 as frozen dataclasses, read from a checkpoint's `config.json`.
+"""Configuration of a model as frozen dataclasses, read from a checkpoint's `config.json`.
 
 Keys that a checkpoint leaves out take the defaults of the official configuration classes (transformers
-`models/minicpmv4_6`, `models/qwen3_5`). Each field has the check of its type and range beside it. A value that this
-code does not implement raises `ValueError` with its name; so does a key that is neither known nor on the list of those
-that do not change the computation.
+`models/minicpmv4_6`, `models/minicpm_ocr`, `models/qwen3_5`); where the models differ, they are in `siblings.py`. Each
+field has the check of its type and range beside it. A value that this code does not implement raises `ValueError` with
+its name; so does a key that is neither known nor on the list of those that do not change the computation.
 """
 
 from __future__ import annotations
@@ -26,14 +26,12 @@ from .schema import (
     token_id,
     token_ids,
 )
+from .siblings import DOWNSAMPLE_MODES, MINICPM_V_4_6, SIBLINGS, DownsampleMode, Sibling
 
-MODEL_TYPE = "minicpmv4_6"
-
-DownsampleMode = Literal["4x", "16x"]
 LayerType = Literal["linear_attention", "full_attention"]
-DOWNSAMPLE_MODES: tuple[DownsampleMode, ...] = ("4x", "16x")
 
 _ConfigT = TypeVar("_ConfigT")
+_VISION_TYPES = [sibling.vision_model_type for sibling in SIBLINGS.values()]
 
 # Ceilings, far above the real sizes (widths to 4,096, 32 layers, 248,320 tokens).
 _WIDTH, _HEADS, _LAYERS, _VOCABULARY = size(65_536), size(1024), size(1024), size(2**24)
@@ -64,9 +62,7 @@ def _known(config: str, cls: type[_ConfigT], params: Mapping[str, Any], harmless
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """SigLIP2 encoder with the window-attention merger; defaults of `MiniCPMV4_6VisionConfig`."""
-
-    model_type: ClassVar[str] = "minicpmv4_6_vision"
+    """SigLIP2 encoder with the window-attention merger; defaults of the official vision configurations."""
 
     hidden_size: int = option(768, _WIDTH)
     intermediate_size: int = option(3072, _WIDTH)
@@ -78,6 +74,7 @@ class VisionConfig:
     layer_norm_eps: float = option(1e-6, _EPS)
     insert_layer_id: int = option(6, size(1023, 0))
     window_kernel_size: tuple[int, int] = option((2, 2), pair(2, 2))
+    model_type: str = option(MINICPM_V_4_6.vision_model_type, one_of(*_VISION_TYPES))
 
     def __post_init__(self) -> None:
         check_fields(self, "vision_config.")
@@ -92,7 +89,6 @@ class VisionConfig:
     def from_dict(cls, params: Mapping[str, Any]) -> VisionConfig:
         """Build from the `vision_config` section; raises `ValueError` for unsupported values."""
         section("vision_config", params)
-        _supported("vision_config", params, "model_type", cls.model_type)
         _supported("vision_config", params, "hidden_act", "gelu_pytorch_tanh")
         check_values(params, GENERIC_CHECKS, "vision_config.")
         return cls(**_known("vision_config", cls, params, GENERIC | {"hidden_act"}))
@@ -179,18 +175,24 @@ class TextConfig:
 
 
 @dataclass(frozen=True)
-class MiniCPMV46Config:
-    """The whole model; defaults of `MiniCPMV4_6Config`."""
+class Config:
+    """The whole model; `from_dict` has the defaults of each of the official configurations."""
 
+    model_type: str = field(metadata={"check": one_of(*SIBLINGS)})
     text_config: TextConfig
     vision_config: VisionConfig
     image_token_id: int = field(metadata={"check": token_id})
+    tie_word_embeddings: bool = field(metadata={"check": switch})
+    downsample_mode: DownsampleMode = field(metadata={"check": one_of(*DOWNSAMPLE_MODES)})
     video_token_id: int | None = option(None, optional(token_id))
-    tie_word_embeddings: bool = option(False, switch)
-    downsample_mode: DownsampleMode = option("16x", one_of(*DOWNSAMPLE_MODES))
     merge_kernel_size: tuple[int, int] = option((2, 2), pair(2, 2))
     merger_times: int = option(1, size(8))
     eos_token_id: tuple[int, ...] = option((), token_ids)
+
+    @property
+    def sibling(self) -> Sibling:
+        """What tells this model from the others."""
+        return SIBLINGS[self.model_type]
 
     def __post_init__(self) -> None:
         check_fields(self, "")
@@ -209,14 +211,16 @@ class MiniCPMV46Config:
             raise ValueError(f"image_token_id and video_token_id are both {self.image_token_id}")
 
     @classmethod
-    def from_dict(cls, params: Mapping[str, Any]) -> MiniCPMV46Config:
+    def from_dict(cls, params: Mapping[str, Any]) -> Config:
         """Build from a whole `config.json`.
 
         Raises:
             ValueError: `model_type` is another model's, a placeholder id is missing, or a value is unsupported.
         """
-        if params.get("model_type") != MODEL_TYPE:
-            raise ValueError(f"config.json has model_type {quote(params.get('model_type'))}, expected {MODEL_TYPE!r}")
+        found = params.get("model_type")
+        sibling = SIBLINGS.get(found) if isinstance(found, str) else None
+        if sibling is None:
+            raise ValueError(f"config.json has model_type {quote(found)}, expected {' or '.join(map(repr, SIBLINGS))}")
         if "model_file" in params:
             raise ValueError(
                 f"config.json has model_file = {quote(params['model_file'])}, which would run that file; this model "
@@ -225,9 +229,8 @@ class MiniCPMV46Config:
         _supported("config", params, "drop_vision_last_layer", False)
         # By these mlx-vlm takes a folder for another model's, whatever its type.
         _supported("config", params, "dflash_config", None)
-        if others := [
-            name for name in texts("architectures", params.get("architectures") or ()) if "MiniCPMV" not in name
-        ]:
+        classes = texts("architectures", params.get("architectures") or ())
+        if others := [name for name in classes if "MiniCPMV" not in name and sibling.class_prefix not in name]:
             raise ValueError(f"architectures has {names(others)}, which is another model's")
         if type(params.get("image_token_id")) is not int:
             raise ValueError(
@@ -237,10 +240,14 @@ class MiniCPMV46Config:
         known = _known("config.json", cls, params, GENERIC | ROOT)
         # The root's insert_layer_id replaces the vision section's, as in the official configuration class.
         insert_layer_id = size(1023, 0)("insert_layer_id", params.get("insert_layer_id", 6))
-        vision = VisionConfig.from_dict(section("vision_config", params.get("vision_config", {})))
+        vision_params = section("vision_config", params.get("vision_config", {}))
+        _supported("vision_config", vision_params, "model_type", sibling.vision_model_type)
+        vision = VisionConfig.from_dict({**vision_params, "model_type": sibling.vision_model_type})
         known["vision_config"] = replace(vision, insert_layer_id=insert_layer_id)
         known["text_config"] = TextConfig.from_dict(section("text_config", params.get("text_config", {})))
         known["eos_token_id"] = params.get("eos_token_id")
+        known.setdefault("tie_word_embeddings", sibling.tie_word_embeddings)
+        known.setdefault("downsample_mode", sibling.downsample_mode)
         return cls(**known)
 
 

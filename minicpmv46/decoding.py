@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -19,6 +19,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .checks import quote
 from .limits import Limits
+from .resize import Picture
+from .siblings import ImageBackend
 from .slicing import Size
 from .sources import label, locate
 
@@ -75,6 +77,12 @@ class ImageSource:
     def array(self) -> np.ndarray:
         """The same as uint8 [H, W, 3]."""
         return np.asarray(self._decoded())
+
+    def picture(self, backend: ImageBackend) -> Picture:
+        """The image in RGB as a backend's resize takes it at least cost."""
+        if backend == "torchvision" and isinstance(self.source, np.ndarray) and self.source.shape[-1] == 4:
+            return replace(self, source=_flattened(self.source)).picture(backend)
+        return self.image() if backend == "pil" else np.asarray(self.image())
 
     def _fitted(self, height: int, width: int) -> Size:
         assert self.box is not None
@@ -220,3 +228,11 @@ def _rgb_from_array(array: np.ndarray) -> np.ndarray:
         alpha = array[..., 3:] / 255
         return np.round(alpha * array[..., :3] + (1 - alpha) * 255).astype(np.uint8)
     return array
+
+
+def _flattened(array: np.ndarray) -> np.ndarray:
+    """An array with transparency, laid on white in float32 as torchvision's backend does; levels are cut off there."""
+    unit = array.astype(np.float32) * np.float32(1 / 255)
+    alpha = unit[..., 3:]
+    levels = (unit[..., :3] * alpha + (1 - alpha)) * np.float32(256 - 1e-3)
+    return levels.astype(np.uint8)

@@ -12,7 +12,7 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
 
-MODEL_TYPE = "minicpmv4_6"
+MODEL_TYPES = ("minicpmv4_6", "minicpm_ocr")  # `siblings.SIBLINGS`
 REFUSED = "mlx_vlm.models.minicpmv46"
 LOADER = "mlx_vlm.utils"
 
@@ -21,7 +21,7 @@ def damage(error: BaseException | str) -> str:
     """What is wrong with this package, and what to do."""
     found = error if isinstance(error, str) else " ".join(f"{type(error).__name__}: {error}".split())[:300]
     return (
-        f"minicpmv46 is damaged and does not load {MODEL_TYPE} ({found}): "
+        f"minicpmv46 is damaged and does not load {' and '.join(MODEL_TYPES)} ({found}): "
         "reinstall it, or set MINICPMV46_DISABLE=1 to use mlx-vlm's own port"
     )
 
@@ -36,7 +36,7 @@ def tell(message: str) -> None:
 
 
 class Guard:
-    """A finder that sends mlx-vlm's loader for our model type to a module that cannot be imported."""
+    """A finder that sends mlx-vlm's loader for our model types to a module that cannot be imported."""
 
     def __init__(self, message: str) -> None:
         self.message = message
@@ -67,7 +67,7 @@ class Guard:
 def redirect(utils: ModuleType) -> None:
     names = getattr(utils, "MODEL_REMAPPING", None)
     if isinstance(names, dict):
-        names[MODEL_TYPE] = REFUSED.rpartition(".")[2]
+        names.update(dict.fromkeys(MODEL_TYPES, REFUSED.rpartition(".")[2]))
 
 
 def install(error: BaseException) -> None:

@@ -7,14 +7,18 @@ each written to its place once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from .checks import quote
-from .slicing import Size, SliceOptions, SlicePlan, plan_slices
+from .glyphs import upsize_resolution
+from .resize import RESIZES, Picture
+from .siblings import ImageBackend
+from .slicing import Box, Resolution, SliceOptions, SlicePlan, grid_cells, plan_slices
 
 # Patches that are normalized at once: their indices into the table are eight times as large and stay in a cache.
 ROWS = 256
@@ -40,17 +44,16 @@ class PixelOptions:
             if len(getattr(self, name)) != 3:
                 raise ValueError(f"{name} needs three values, not {quote(getattr(self, name))}")
 
-    def image_levels(self) -> np.ndarray:
-        """Normalized value of each level and channel of an image, float32 [256, 3].
+    def levels(self, backend: ImageBackend) -> np.ndarray:
+        """Normalized value of each level and channel, float32 [256, 3].
 
-        The official order of operations decides the last bit: float64 product, rounded to float32, then float32
-        subtraction and division.
+        The order of operations of each official backend decides the last bit. "pil" rescales: float64 product, rounded
+        to float32, then float32 subtraction and division. "torchvision", which videos always have, scales mean and
+        deviation instead of the pixels.
         """
-        rescaled = (np.arange(256, dtype=np.float64) * self.rescale_factor).astype(np.float32)[:, None]
-        return (rescaled - np.array(self.image_mean, np.float32)) / np.array(self.image_std, np.float32)
-
-    def video_levels(self) -> np.ndarray:
-        """The same for a video, whose official processor scales mean and deviation instead of the pixels."""
+        if backend == "pil":
+            rescaled = (np.arange(256, dtype=np.float64) * self.rescale_factor).astype(np.float32)[:, None]
+            return (rescaled - np.array(self.image_mean, np.float32)) / np.array(self.image_std, np.float32)
         scale = np.float32(1 / self.rescale_factor)
         mean, std = (np.array(values, np.float32) * scale for values in (self.image_mean, self.image_std))
         return (np.arange(256, dtype=np.float32)[:, None] - mean) / std
@@ -90,28 +93,43 @@ def normalize(patches: np.ndarray, levels: np.ndarray, out: np.ndarray | None = 
     return numbers
 
 
-def cut_units(
-    size: Size, resize: Callable[[Size], np.ndarray], slicing: SliceOptions, levels: np.ndarray
-) -> VisualUnits:
-    """Overview and slices of one picture of `size` = (height, width) pixels.
+def plan_picture(picture: Picture, slicing: SliceOptions) -> SlicePlan:
+    """Plan how an RGB image is resized and sliced; with "adaptive" what is in it is looked at."""
+    height, width = (picture.height, picture.width) if isinstance(picture, Image.Image) else picture.shape[:2]
+
+    def resolution_of(box: Box) -> Resolution:
+        return upsize_resolution(part(np.asarray(picture), box), slicing.scale_resolution)
+
+    return plan_slices(height, width, slicing, resolution_of)
+
+
+def part(pixels: np.ndarray, box: Box) -> np.ndarray:
+    """The pixels in a box, a view."""
+    top, bottom, left, right = box
+    return pixels[top:bottom, left:right]
+
+
+def cut_units(picture: Picture, backend: ImageBackend, slicing: SliceOptions, levels: np.ndarray) -> VisualUnits:
+    """Overview and slices of one RGB picture.
 
     Args:
-        resize: gives the picture in another size, uint8 [height, width, 3]; called from two threads.
-        levels: table of `PixelOptions.image_levels` or `video_levels`.
+        backend: how it is resized.
+        levels: table of `PixelOptions.levels`.
     """
-    plan = plan_slices(*size, slicing)
-    p = slicing.patch_size
+    resize, p = RESIZES[backend], slicing.patch_size
+    plan = plan_picture(picture, slicing)
     if plan.grid is None or plan.refined is None:
-        return VisualUnits(plan, patchify(resize(plan.overview), p), levels)
+        return VisualUnits(plan, patchify(resize(picture, plan.overview), p), levels)
+    own = plan.own_sizes or (None,) * len(plan.cells)
     with ThreadPoolExecutor(1) as beside:  # both read the whole picture and take about as long
-        overview = beside.submit(resize, plan.overview)
-        refined = resize(plan.refined)
+        overview = beside.submit(resize, picture, plan.overview)
+        refined = resize(picture, plan.refined) if None in own else None
         parts = [patchify(overview.result(), p)]
-    height, width = plan.slice_size
-    for row in range(plan.grid[0]):
-        for col in range(plan.grid[1]):
-            tile = refined[row * height : (row + 1) * height, col * width : (col + 1) * width]
-            parts.append(patchify(tile, p))
+    for cell, size, tile in zip(plan.cells, own, grid_cells(plan.refined, plan.grid), strict=True):
+        if size is not None:
+            parts.append(patchify(resize(part(np.asarray(picture), cell), size), p))
+        elif refined is not None:
+            parts.append(patchify(part(refined, tile), p))
     return VisualUnits(plan, np.concatenate(parts), levels)
 
 

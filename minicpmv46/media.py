@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
-
-import numpy as np
 
 from .decoding import ImageSource, flatten_images, on_host, open_image
 from .frames import flatten_videos, open_video
 from .image import VisualUnits, cut_units
 from .limits import Limits
-from .options import ImageProcessor, Options
-from .resize import resize_image
-from .slicing import Size, SliceOptions, plan_slices
+from .options import Options
+from .slicing import Size, SliceOptions, largest_plan
 from .video import Clip, choose_frames
 from .workers import map_ahead
 
@@ -52,7 +48,13 @@ class OpenMedia:
 
     def decode(self) -> tuple[list[VisualUnits], list[list[VisualUnits]]]:
         """Units of each image, and of each frame or composed picture of each video; raises `ValueError`."""
-        cut = partial(_cut_image, options=self.options.images, levels=self.options.images.pixels.image_levels())
+        options = self.options.images
+        backend = options.sibling.image_backend
+        levels = options.pixels.levels(backend)
+
+        def cut(source: ImageSource) -> VisualUnits:
+            return cut_units(source.picture(backend), backend, options.slicing, levels)
+
         most = self.options.limits.together
         images = list(map_ahead(cut, self.images, weight=lambda source: source.size[0] * source.size[1], most=most))
         videos = self.options.videos
@@ -121,15 +123,10 @@ def _cost(sizes: Iterable[Size], slicing: SliceOptions, limits: Limits, name: st
     for height, width in sizes:
         if (height, width) not in known:
             _check_pixels((height, width), limits, name)
-            plans = [plan_slices(height, width, slicing), plan_slices(width, height, slicing)]
+            plans = [largest_plan(height, width, slicing), largest_plan(width, height, slicing)]
             known[height, width] = Cost(
                 max(sum(plan.token_counts) for plan in plans),
                 max(sum(rows * cols for rows, cols in plan.patch_grids) for plan in plans),
             )
         costs.append(known[height, width])
     return Cost(sum(cost.tokens for cost in costs), sum(cost.patches for cost in costs))
-
-
-def _cut_image(source: ImageSource, options: ImageProcessor, levels: np.ndarray) -> VisualUnits:
-    image = source.image()
-    return cut_units((image.height, image.width), partial(resize_image, image), options.slicing, levels)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
-from .config import MiniCPMV46Config, VisionConfig
+from .config import Config, VisionConfig
 from .fused import gelu_tanh
 from .vision import Grid, VisionAttention
 
@@ -67,7 +67,7 @@ class DownsampleMLP(nn.Module):
 class Merger(nn.Module):
     """Quarter the tokens `merger_times` times; the last round maps to the decoder's width."""
 
-    def __init__(self, config: MiniCPMV46Config) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
         vision, text = config.vision_config.hidden_size, config.text_config.hidden_size
         self.mlp = [

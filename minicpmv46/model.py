@@ -17,32 +17,42 @@ from mlx.utils import tree_flatten
 from mlx_vlm.models.base import InputEmbeddingsFeatures, LanguageModelOutput
 
 from . import quantization
-from .config import MODEL_TYPE, MiniCPMV46Config
+from .config import Config
 from .decoder import Decoder, DecoderLayer, make_cache
 from .merger import WINDOW, Merger, WindowAttentionMerger
+from .siblings import Sibling
 from .units import check_rows, packed, read_units
 from .vision import Grid, VisionModel
 from .weights import is_float32_parameter, rename_weights
 
 __all__ = ["LanguageModel", "Model", "VisionModel"]
 
-# With these mlx-vlm asks the target of speculative decoding for more than logits. No drafter exists for this model;
-# ignoring them would end in an error far from here.
+# With these mlx-vlm asks the target of speculative decoding for more than logits. No drafter is supported; ignoring
+# them would end in an error far from here.
 SPECULATIVE_ARGUMENTS = ("capture_layer_ids", "return_hidden", "return_shared_kv", "skip_logits", "speculative_verify")
-NO_SPECULATION = "MiniCPM-V 4.6 has no drafter and takes none (speculative decoding): leave the draft model out"
 
 # Units of one grid are encoded together up to this many patches, one slice of 448 pixels: without a fused kernel its
 # attention scores are 67 MB a layer. On the CPU eight slices at once were no faster. Small crops share a run.
 MAX_BATCH_PATCHES = 1024
 
 
+def no_speculation(sibling: Sibling) -> str:
+    """What to say where a drafter is given."""
+    if sibling.drafter:
+        told = f"the drafter of {sibling.name} ({sibling.drafter}) is not supported here yet, nor is another"
+    else:
+        told = f"{sibling.name} has no drafter and takes none"
+    return f"{told} (speculative decoding): leave the draft model out"
+
+
 class LanguageModel(nn.Module):
     """Decoder and head."""
 
-    def __init__(self, config: MiniCPMV46Config) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config.text_config
         self.model_type = config.text_config.model_type
+        self.sibling = config.sibling
         self.stop_tokens = frozenset(config.eos_token_id)
         self.model = Decoder(config.text_config)
         if not config.tie_word_embeddings:
@@ -71,7 +81,7 @@ class LanguageModel(nn.Module):
             ValueError: a drafter's arguments are among `mlx_vlm_kwargs`.
         """
         if any(mlx_vlm_kwargs.get(name) not in (None, False) for name in SPECULATIVE_ARGUMENTS):
-            raise ValueError(NO_SPECULATION)
+            raise ValueError(no_speculation(self.sibling))
         embeds = self.model.embed_tokens(inputs) if inputs_embeds is None else inputs_embeds
         h = self.model(embeds, mask, cache, keep=logits_to_keep or None)
         h = self.model.norm(h).astype(embeds.dtype)
@@ -99,7 +109,7 @@ class HasArchitecture(Protocol):
     """What mlx-vlm calls a model's config: it reads from and writes to it."""
 
     model_type: str
-    architecture: MiniCPMV46Config
+    architecture: Config
 
 
 class Model(nn.Module):
@@ -252,8 +262,8 @@ class Model(nn.Module):
         return quantization.predicate(path)
 
 
-def parameter_shapes(config: MiniCPMV46Config) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """Module paths and shapes of all parameters before quantization; nothing is computed for them."""
-    model = Model(cast(HasArchitecture, SimpleNamespace(model_type=MODEL_TYPE, architecture=config)))
+    model = Model(cast(HasArchitecture, SimpleNamespace(model_type=config.model_type, architecture=config)))
     parameters = cast(list[tuple[str, mx.array]], tree_flatten(model.parameters()))
     return {path: value.shape for path, value in parameters}

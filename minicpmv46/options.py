@@ -2,79 +2,31 @@
 
 An option is a field, with its default and its check, of the class that uses it: `SliceOptions`, `SamplingOptions`, or
 the halves below. `Options.updated` takes what somebody gave, by name, and returns the value that results.
-`GivenOptions` repeats the names for type checkers, completion and `help()`; a test compares both.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
 from .checks import check_options, option, positive, quote, switch
-from .config import DownsampleMode
-from .image import PixelOptions
+from .decoding import open_image
+from .image import PixelOptions, plan_picture
 from .limits import Limits
+from .option_names import OPTIONS, GivenOptions, ImageOptions, VideoOptions, naming
 from .resize import BICUBIC
 from .sampling import SamplingOptions
-from .slicing import SliceOptions, plan_slices
+from .siblings import MINICPM_V_4_6, SIBLINGS, Sibling
+from .slicing import SliceOptions, largest_plan
 from .spelling import refuse_unknown
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-_HalfT = TypeVar("_HalfT")
-_FunctionT = TypeVar("_FunctionT", bound=Callable[..., Any])
-
-
-class MediaOptions(TypedDict, total=False):
-    """Options of images and of videos. None takes the checkpoint's.
-
-    downsample_mode: "16x", or "4x" for four times the visual tokens.
-    max_slice_nums: largest number of slices of an image or a frame, beside its overview.
-    slice_mode: False keeps overviews only.
-    scale_resolution: side in pixels of a unit's square.
-    use_image_id: number the images and videos in the prompt.
-    """
-
-    downsample_mode: DownsampleMode | None
-    max_slice_nums: int | None
-    slice_mode: bool | None
-    scale_resolution: int | None
-    use_image_id: bool | None
-
-
-class VideoOptions(MediaOptions, total=False):
-    """Options of videos.
-
-    max_num_frames: largest number of main frames of a video.
-    stack_frames: pictures a second, 1 without stacking.
-    do_sample_frames: False uses all frames of videos that are given decoded.
-    fps: main frames a second, one for all videos or one a video; 1 is the official rate.
-    nframes, min_frames, max_frames: mlx-vlm's frame counts; see `sampling.SamplingOptions`.
-    """
-
-    max_num_frames: int | None
-    stack_frames: int | None
-    do_sample_frames: bool | None
-    fps: float | Sequence[float] | None
-    nframes: int | None
-    min_frames: int | None
-    max_frames: int | None
-
-
-class GivenOptions(VideoOptions, total=False):
-    """Options of a call.
-
-    images_kwargs, videos_kwargs: options of images or of videos only; they win over the others.
-    """
-
-    images_kwargs: MediaOptions | None
-    videos_kwargs: VideoOptions | None
-
+HalfT = TypeVar("HalfT", "ImageProcessor", "VideoProcessor")
 
 # Steps that the model's numbers depend on. They may be named, in a file or in a call, with these values only.
 FIXED = {
@@ -86,6 +38,10 @@ FIXED = {
 }
 
 
+# The one option that not all of the models have.
+UPSIZE = "small_image_upsize"
+
+
 def _rates(_: str, value: Any) -> tuple[float, ...] | None:
     return None if value is None else tuple(positive("fps", rate) for rate in value)
 
@@ -95,31 +51,43 @@ def is_fixed(name: str, value: Any) -> bool:
     return type(value) is type(FIXED[name]) and bool(value == FIXED[name])
 
 
-def _without_fixed(given: Mapping[str, Any]) -> list[str]:
-    return [name for name, value in given.items() if name not in FIXED or not is_fixed(name, value)]
-
-
-def changed(half: _HalfT, given: Mapping[str, Any]) -> _HalfT:
+def changed(half: HalfT, given: Mapping[str, Any]) -> HalfT:
     """A half with those of the given options that it has; raises `ValueError` for a value that is not supported."""
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in given.items() if value is not None and name in half.names}
     changes: dict[str, Any] = {}
     if isinstance(half, VideoProcessor) and "fps" in given:
         each = isinstance(given["fps"], (list, tuple, np.ndarray))
         changes["rates"] = given.pop("fps") if each else None
-    for f in fields(half):  # type: ignore[arg-type]
+    for f in fields(half):
         value = getattr(half, f.name)
         if is_dataclass(value) and not isinstance(value, type):
             own = {g.name: given[g.name] for g in fields(value) if g.name in given and "check" in g.metadata}
             changes |= {f.name: replace(value, **own)} if own else {}
         elif f.name in given:
             changes[f.name] = given[f.name]
-    return replace(half, **changes)  # type: ignore[type-var]
+    return replace(half, **changes)
+
+
+def check_names(sibling: Sibling, given: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+    """Raise `TypeError` where `given` has names that are no options, or are options of another model."""
+    if not sibling.has_small_image_upsize:
+        if given.get(UPSIZE) is not None:
+            others = ", ".join(row.name for row in SIBLINGS.values() if row.has_small_image_upsize)
+            raise TypeError(
+                f"{where} has {UPSIZE}, which {sibling.name} does not have (it always enlarges small images) and "
+                f"{others} has; leave it out"
+            )
+        given, known = ({name: given[name] for name in given if name != UPSIZE}, [n for n in known if n != UPSIZE])
+    refuse_unknown([name for name in given if name not in FIXED or not is_fixed(name, given[name])], known, where)
 
 
 @dataclass(frozen=True)
 class ImageProcessor:
     """Options of images, as `processor.image_processor`."""
 
+    names: ClassVar = tuple(ImageOptions.__annotations__)
+
+    sibling: Sibling = MINICPM_V_4_6
     slicing: SliceOptions = field(default_factory=SliceOptions)
     pixels: PixelOptions = field(default_factory=PixelOptions)
     use_image_id: bool = option(True, switch)
@@ -129,22 +97,45 @@ class ImageProcessor:
 
     def to_dict(self) -> dict[str, Any]:
         """The section of a processor file as the official processor writes it."""
+        section = _section(self.slicing, self.pixels)
+        if not self.sibling.has_small_image_upsize:
+            del section[UPSIZE]
         return {
-            **_section(self.slicing, self.pixels),
+            **section,
             "use_image_id": self.use_image_id,
-            "image_processor_type": "MiniCPMV4_6ImageProcessor",
+            "image_processor_type": f"{self.sibling.class_prefix}ImageProcessor",
         }
 
-    def num_image_tokens(self, height: int, width: int, **given: Unpack[MediaOptions]) -> int:
-        """Visual tokens of an image of `height` x `width` pixels, overview and slices together."""
-        refuse_unknown(given, MediaOptions.__annotations__, "num_image_tokens")
-        return sum(plan_slices(height, width, changed(self, given).slicing).token_counts)
+    @naming(ImageOptions)
+    def num_image_tokens(self, height: int, width: int, *, image: Any = None, **given: Unpack[ImageOptions]) -> int:
+        """Visual tokens of an image of `height` x `width` pixels, overview and slices together.
+
+        Args:
+            image: the image itself, in any form that the processor takes. With `small_image_upsize="adaptive"` what is
+                in it decides; without it the result is the largest number that an image of this size can have.
+
+        Raises:
+            TypeError: an option is unknown.
+            ValueError: an option has a value that is not supported, `image` cannot be read or has another size.
+        """
+        check_names(self.sibling, given, self.names, "num_image_tokens")
+        slicing = changed(self, given).slicing
+        plan = largest_plan(height, width, slicing)
+        if image is not None:
+            plan = plan_picture(open_image(image, "image").picture(self.sibling.image_backend), slicing)
+            if plan.size != (height, width):
+                found = "x".join(map(str, plan.size))
+                raise ValueError(f"image has {found} pixels (height x width), not {height}x{width}")
+        return sum(plan.token_counts)
 
 
 @dataclass(frozen=True)
 class VideoProcessor:
     """Options of videos, as `processor.video_processor`; `rates` is an own `fps` for each video, or None."""
 
+    names: ClassVar = tuple(VideoOptions.__annotations__)
+
+    sibling: Sibling = MINICPM_V_4_6
     slicing: SliceOptions = field(default_factory=SliceOptions)
     pixels: PixelOptions = field(default_factory=PixelOptions)
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
@@ -156,14 +147,16 @@ class VideoProcessor:
 
     def to_dict(self) -> dict[str, Any]:
         """The section of a processor file as the official processor writes it."""
+        section = _section(self.slicing, self.pixels)
+        del section[UPSIZE]
         return {
-            **_section(self.slicing, self.pixels),
+            **section,
             "max_num_frames": self.sampling.max_num_frames,
             "stack_frames": self.sampling.stack_frames,
             "do_sample_frames": self.do_sample_frames,
             "return_metadata": False,
             "use_image_id": True,
-            "video_processor_type": "MiniCPMV4_6VideoProcessor",
+            "video_processor_type": f"{self.sibling.class_prefix}VideoProcessor",
         }
 
     def samplings(self, count: int) -> list[SamplingOptions]:
@@ -188,11 +181,22 @@ def _section(slicing: SliceOptions, pixels: PixelOptions) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Options:
-    """All options of a processor or of one call, checked."""
+    """All options of a processor or of one call, checked; `of` gives a model's defaults."""
 
     images: ImageProcessor = field(default_factory=ImageProcessor)
     videos: VideoProcessor = field(default_factory=VideoProcessor)
     limits: Limits = field(default_factory=Limits)
+
+    @classmethod
+    def of(cls, sibling: Sibling, limits: Limits | None = None) -> Options:
+        """The official defaults of a model."""
+        slicing = SliceOptions(downsample_mode=sibling.downsample_mode)
+        return cls(ImageProcessor(sibling, slicing), VideoProcessor(sibling, slicing), limits or Limits())
+
+    @property
+    def sibling(self) -> Sibling:
+        """The model whose processor has these options."""
+        return self.images.sibling
 
     def __post_init__(self) -> None:
         for part in (self.images, self.images.slicing, self.videos, self.videos.slicing, self.videos.sampling):
@@ -210,10 +214,10 @@ class Options:
             TypeError: a name is unknown, `images_kwargs` or `videos_kwargs` is not a mapping.
             ValueError: a value is not supported, is above its ceiling, or contradicts another.
         """
-        refuse_unknown(_without_fixed(given), OPTIONS, where)
+        check_names(self.sibling, given, OPTIONS, where)
         shared = {name: value for name, value in given.items() if not name.endswith("_kwargs")}
-        for_images = _own("images_kwargs", given.get("images_kwargs"), MediaOptions)
-        for_videos = _own("videos_kwargs", given.get("videos_kwargs"), VideoOptions)
+        for_images = _own("images_kwargs", given.get("images_kwargs"), self.images)
+        for_videos = _own("videos_kwargs", given.get("videos_kwargs"), self.videos)
         # One prompt numbers its images and its videos alike.
         ids = {switch(name, own[name]) for own in (for_images, for_videos) for name in own if name == "use_image_id"}
         if len(ids) > 1:
@@ -227,30 +231,11 @@ class Options:
         )
 
 
-OPTIONS = tuple(GivenOptions.__annotations__)
-
-
-def naming(kind: Any) -> Callable[[_FunctionT], _FunctionT]:
-    """Decorator of a function that ends in `**given: Unpack[kind]`: its signature names the options."""
-
-    def decorate(function: _FunctionT) -> _FunctionT:
-        signature = inspect.signature(function)
-        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        named = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation.__forward_arg__)
-            for name, annotation in kind.__annotations__.items()
-        ]
-        function.__signature__ = signature.replace(parameters=[*own, *named])  # type: ignore[attr-defined]
-        return function
-
-    return decorate
-
-
-def _own(argument: str, given: Any, kind: Any) -> dict[str, Any]:
+def _own(argument: str, given: Any, half: ImageProcessor | VideoProcessor) -> dict[str, Any]:
     """Options of `images_kwargs` or `videos_kwargs`."""
     if given is None:
         return {}
     if not isinstance(given, Mapping):
         raise TypeError(f"{argument} must be a mapping of options, not {quote(given)}")
-    refuse_unknown(_without_fixed(given), kind.__annotations__, argument)
+    check_names(half.sibling, given, half.names, argument)
     return {name: value for name, value in given.items() if value is not None}

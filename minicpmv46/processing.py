@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-class MiniCPMV46Processor:
+class Processor:
     """Tokenizer and image and video options of one checkpoint.
 
     Args:
         tokenizer: a fast tokenizer.
-        options: options of images and videos; None takes the official defaults.
+        options: options of images and videos; None takes the official defaults of MiniCPM-V 4.6.
         chat_template: Jinja template; None takes the tokenizer's.
     """
 
@@ -59,7 +59,7 @@ class MiniCPMV46Processor:
         return self.options.videos
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, **hub_options: Any) -> MiniCPMV46Processor:
+    def from_pretrained(cls, path: str | Path, **hub_options: Any) -> Processor:
         """Read a processor from a folder or a hub repository.
 
         Args:
@@ -78,7 +78,7 @@ class MiniCPMV46Processor:
         return cls(load_tokenizer(folder), load_options(folder))
 
     @naming(GivenOptions)
-    def with_defaults(self, **given: Unpack[GivenOptions]) -> MiniCPMV46Processor:
+    def with_defaults(self, **given: Unpack[GivenOptions]) -> Processor:
         """This processor with other defaults, for callers that pass no options on; `self` stays as it is.
 
         Args:
@@ -90,7 +90,7 @@ class MiniCPMV46Processor:
         """
         return self._with(self.options.updated("with_defaults", **given))
 
-    def with_limits(self, **limits: int) -> MiniCPMV46Processor:
+    def with_limits(self, **limits: int) -> Processor:
         """This processor with other ceilings of a request, `limits.Limits`; `self` stays as it is.
 
         Raises:
@@ -99,7 +99,7 @@ class MiniCPMV46Processor:
         """
         return self._with(replace(self.options, limits=self.options.limits.changed(**limits)))
 
-    def _with(self, options: Options) -> MiniCPMV46Processor:
+    def _with(self, options: Options) -> Processor:
         changed = copy(self)
         changed.options = options
         return changed
@@ -287,3 +287,6 @@ class MiniCPMV46Processor:
         """Texts of generated ids, without white space around them."""
         texts = self.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens, **options)
         return [text.strip() for text in texts]
+
+
+MiniCPMV46Processor = Processor  # its name in version 0.1.0

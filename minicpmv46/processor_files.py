@@ -19,15 +19,15 @@ from .limits import Limits
 from .options import (
     FIXED,
     OPTIONS,
-    ImageProcessor,
-    MediaOptions,
+    UPSIZE,
+    HalfT,
     Options,
-    VideoOptions,
     VideoProcessor,
     changed,
     is_fixed,
 )
 from .schema import number
+from .siblings import MINICPM_V_4_6, SIBLINGS, Sibling
 
 # Each half's mean and deviation. The built-in port reads norm_mean, and writes mean with two more axes.
 _PIXELS: dict[str, tuple[Any, ...]] = {
@@ -59,11 +59,11 @@ def load_options(folder: Path) -> Options:
     image = _half_of(joint, "image_processor", folder / "preprocessor_config.json")
     video = _half_of(joint, "video_processor", folder / "video_preprocessor_config.json")
     try:
-        limits = Limits.of_checkpoint(folder)
-        return Options(
-            images=_half(ImageProcessor(), image, "image_processor", MediaOptions, limits),
-            videos=_half(VideoProcessor(), image if video == {} else video, "video_processor", VideoOptions, limits),
-            limits=limits,
+        defaults = Options.of(_sibling(folder, joint, image), Limits.of_checkpoint(folder))
+        return replace(
+            defaults,
+            images=_half(defaults.images, image, "image_processor", defaults.limits),
+            videos=_half(defaults.videos, image if video == {} else video, "video_processor", defaults.limits),
         )
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
@@ -73,13 +73,25 @@ def save_options(folder: Path, options: Options) -> None:
     """Write `processor_config.json` in the official layout."""
     content = {
         "image_processor": options.images.to_dict(),
-        "processor_class": "MiniCPMV4_6Processor",
+        "processor_class": f"{options.sibling.class_prefix}Processor",
         "video_processor": options.videos.to_dict(),
     }
     (folder / "processor_config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
-def _half(half: Any, params: Any, section: str, known: Any, limits: Limits) -> Any:
+def _sibling(folder: Path, joint: Mapping[str, Any], image: Any) -> Sibling:
+    """The model whose processor a folder has: its classes say it, or `config.json` does, as in transformers."""
+    section = image if isinstance(image, Mapping) else {}
+    classes = [params.get(key) for params in (joint, section) for key in ("processor_class", "image_processor_type")]
+    for name in classes:
+        for sibling in SIBLINGS.values():
+            if isinstance(name, str) and name.startswith(sibling.class_prefix):
+                return sibling
+    model_type = _section(folder / "config.json").get("model_type")
+    return SIBLINGS.get(model_type, MINICPM_V_4_6) if isinstance(model_type, str) else MINICPM_V_4_6
+
+
+def _half(half: HalfT, params: Any, section: str, limits: Limits) -> HalfT:
     """A half with the values of its section, within `limits`; `None` in a file is the default."""
     if not isinstance(params, Mapping):
         raise ValueError(f"{section} must be an object, not {quote(params)}")
@@ -98,8 +110,9 @@ def _half(half: Any, params: Any, section: str, known: Any, limits: Limits) -> A
         half = replace(half, pixels=PixelOptions(**pixels))
         if "patch_size" in given:
             half = replace(half, slicing=replace(half.slicing, patch_size=given.pop("patch_size")))
-        if unknown := given.keys() - known.__annotations__.keys():
-            raise ValueError(f"{names(unknown)} is not supported")
+        known = [name for name in half.names if name != UPSIZE or half.sibling.has_small_image_upsize]
+        if unknown := given.keys() - set(known):
+            raise ValueError(f"{names(unknown)} is not supported by {half.sibling.name}")
         if "use_image_id" in given:  # of videos it is the call's matter, but a file may name it
             switch("use_image_id", given["use_image_id"])
         half = changed(half, given)

@@ -1,18 +1,20 @@
-"""The two resizes of the official processors: Pillow's for images, torchvision's for video frames.
+"""The two resizes of the official processors: Pillow's, and torchvision's, which video frames always have.
 
 Both are antialiased bicubic, but they round differently, by up to two levels; on small random checkpoints that alone
-changed greedy tokens. Images go to Pillow itself. For frames, torchvision's integer arithmetic is done here: weights
+changed greedy tokens. Pillow's is Pillow itself. Torchvision's integer arithmetic is done here: weights
 of 16 bits, the rows' pass first, each pass rounded to a level. As banded matrix products in float64, whose sums of
 integers (over a power of two) are exact, it needs no torch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
 from PIL import Image
 
+from .siblings import ImageBackend
 from .slicing import Size
 
 BICUBIC = int(Image.Resampling.BICUBIC)
@@ -27,25 +29,34 @@ BLOCK = 8
 PRODUCT = 1 << 18
 
 
-def resize_image(image: Image.Image, size: Size) -> np.ndarray:
-    """Resize an RGB image to `size` = (height, width) pixels as the official image processor (Pillow) does.
+# An RGB picture: Pillow's, or uint8 [height, width, 3].
+Picture = Image.Image | np.ndarray
+
+
+def resize_image(picture: Picture, size: Size) -> np.ndarray:
+    """Resize an RGB picture to `size` = (height, width) pixels as Pillow does.
 
     Returns:
         uint8 [height, width, 3].
     """
     height, width = size
+    image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
     same = image.size == (width, height)
     return np.asarray(image if same else image.resize((width, height), resample=Image.Resampling.BICUBIC))
 
 
-def resize_frame(frame: np.ndarray, size: Size) -> np.ndarray:
-    """Resize uint8 [H, W, 3] to `size` = (height, width) pixels as the official video processor (torchvision) does."""
+def resize_frame(picture: Picture, size: Size) -> np.ndarray:
+    """The same as torchvision does."""
     height, width = size
+    frame = np.asarray(picture)
     if frame.shape[1] != width:
         frame = _along(frame.transpose(1, 2, 0), width).transpose(2, 0, 1)
     if frame.shape[0] != height:
         frame = _along(frame.transpose(0, 2, 1), height).transpose(0, 2, 1)
     return frame
+
+
+RESIZES: dict[ImageBackend, Callable[[Picture, Size], np.ndarray]] = {"pil": resize_image, "torchvision": resize_frame}
 
 
 def _along(pixels: np.ndarray, n_out: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Which frames of a video the model sees: main frames, and sub-frames stacked into one picture a second.
 
-Arithmetic on indices only. With the default rate of one main frame a second it gives the official
-`MiniCPMV4_6VideoProcessor` result; other rates and frame counts (mlx-vlm's `--fps`, `--video-num-frames`, …) replace
+Arithmetic on indices only. With the default rate of one main frame a second it gives the result of
+the official video processors; other rates and frame counts (mlx-vlm's `--fps`, `--video-num-frames`, …) replace
 the second by the interval between main frames.
 """
 

@@ -1,22 +1,37 @@
 """Where an image becomes tokens: how it is resized, cut into slices, and how many tokens each unit gets.
 
-Pure integer and float arithmetic on sizes, without pixels. The results equal the official
-`MiniCPMV4_6ImageProcessor` (transformers) for every size; `plan_slices(height, width)` answers for one image.
+Pure integer and float arithmetic on sizes, without pixels. The results equal those of the official image processors
+(transformers) for every size; `plan_slices(height, width)` answers for one image. With `small_image_upsize="adaptive"`
+they depend on what is in the image too: the caller says which parts are enlarged (`glyphs.upsize_resolution`).
 All sizes are `(height, width)`; pixel sizes and patch-grid sizes are named apart.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import pairwise
+from typing import Literal
 
 from .checks import check_options, integer, one_of, option, switch
-from .config import DOWNSAMPLE_MODES, DownsampleMode
+from .siblings import DOWNSAMPLE_MODES, DownsampleMode
 
 Size = tuple[int, int]
+# Rows and columns of pixels: top, bottom, left, right; bottom and right are not in it.
+Box = tuple[int, int, int, int]
+# Side in pixels of the square whose area a part of an image is enlarged to; None leaves it as large as it is.
+Resolution = int | None
+
+SmallImageUpsize = Literal["always", "never", "adaptive"]
+SMALL_IMAGE_UPSIZES: tuple[SmallImageUpsize, ...] = ("always", "never", "adaptive")
+
+# An image of fewer pixels than TINY_PIXELS that is not small dense text is enlarged to the area of this square.
+TINY_PIXELS, TINY_RESOLUTION = 6272, 84
 
 _MODE = one_of(*DOWNSAMPLE_MODES)
+_UPSIZE = one_of(*SMALL_IMAGE_UPSIZES)
 
 
 @dataclass(frozen=True)
@@ -29,6 +44,9 @@ class SliceOptions:
         scale_resolution: side in pixels of the square whose area one unit should have.
         patch_size: side of a patch in pixels.
         slice_mode: False keeps the overview only.
+        small_image_upsize: what happens to an image that is not sliced and has fewer pixels than a unit: "always"
+            enlarges it to a unit's area, "never" keeps its size, "adaptive" decides by what is in it, and by what is
+            in the cells of a sliced image too.
     """
 
     downsample_mode: DownsampleMode = option("16x", _MODE)
@@ -36,6 +54,7 @@ class SliceOptions:
     scale_resolution: int = option(448, integer, "side")
     patch_size: int = option(14, integer, "side")
     slice_mode: bool = option(True, switch)
+    small_image_upsize: SmallImageUpsize = option("always", _UPSIZE)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -53,35 +72,49 @@ class SliceOptions:
 
 @dataclass(frozen=True)
 class SlicePlan:
-    """Geometry of one image: an overview and, where it is large enough, a grid of equal slices.
+    """Geometry of one image: an overview and, where it is large enough, a grid of slices.
 
     Attributes:
+        size: pixel size of the image.
         overview: pixel size of the overview.
         grid: rows and columns of slices, None without slices.
         refined: pixel size to which the image is resized before it is cut into the grid, None without slices.
         options: what the plan was made with.
+        own_sizes: for each slice in reading order, the pixel size to which its cell of the image itself is resized,
+            or None where the slice is cut from the refined image. Empty where all are.
     """
 
+    size: Size
     overview: Size
     grid: Size | None
     refined: Size | None
     options: SliceOptions
+    own_sizes: tuple[Size | None, ...] = ()
 
     @cached_property
     def slice_size(self) -> Size:
-        """Pixel size of one slice."""
+        """Pixel size of a slice that is cut from the refined image."""
         if self.grid is None or self.refined is None:
             raise ValueError("this image has no slices")
         return self.refined[0] // self.grid[0], self.refined[1] // self.grid[1]
 
     @cached_property
+    def slice_sizes(self) -> list[Size]:
+        """Pixel size of each slice, in reading order."""
+        if self.grid is None:
+            return []
+        return [size or self.slice_size for size in self.own_sizes or (None,) * (self.grid[0] * self.grid[1])]
+
+    @cached_property
+    def cells(self) -> list[Box]:
+        """The part of the image that each slice shows, in reading order."""
+        return grid_cells(self.size, self.grid) if self.grid else []
+
+    @cached_property
     def patch_grids(self) -> list[Size]:
         """Patch rows and columns of each unit, overview first, slices in reading order."""
-        sizes = [self.overview]
-        if self.grid is not None:
-            sizes += [self.slice_size] * (self.grid[0] * self.grid[1])
         p = self.options.patch_size
-        return [(height // p, width // p) for height, width in sizes]
+        return [(height // p, width // p) for height, width in (self.overview, *self.slice_sizes)]
 
     @cached_property
     def token_counts(self) -> list[int]:
@@ -89,20 +122,61 @@ class SlicePlan:
         return [rows * cols // self.options.merge_factor**2 for rows, cols in self.patch_grids]
 
 
-def plan_slices(height: int, width: int, options: SliceOptions | None = None) -> SlicePlan:
+def plan_slices(
+    height: int,
+    width: int,
+    options: SliceOptions | None = None,
+    resolution_of: Callable[[Box], Resolution] | None = None,
+) -> SlicePlan:
     """Plan how an image of `height` x `width` pixels is resized and sliced.
 
+    Args:
+        resolution_of: for "adaptive", how large a part of the image becomes; `image.plan_picture` gives it.
+
     Raises:
-        ValueError: a side is smaller than one pixel.
+        ValueError: a side is smaller than one pixel, or "adaptive" is asked for without `resolution_of`.
     """
     options = options or SliceOptions()
     if height < 1 or width < 1:
         raise ValueError(f"an image needs at least one pixel, this one is {height}x{width} (height x width)")
+    adaptive = options.small_image_upsize == "adaptive"
+    if adaptive and resolution_of is None:
+        raise ValueError(
+            "small_image_upsize = 'adaptive' depends on what is in the image, so a size alone gives no plan; "
+            "image.plan_picture takes the image, largest_plan the size"
+        )
     grid = slice_grid(height, width, options) if options.slice_mode else None
     if grid is None:
-        return SlicePlan(_unit_size(height, width, options, allow_upscale=True), None, None, options)
-    overview = _unit_size(height, width, options, allow_upscale=False)
-    return SlicePlan(overview, grid, _refined_size(height, width, grid, options), options)
+        target: Resolution = options.scale_resolution if options.small_image_upsize == "always" else None
+        if adaptive and resolution_of is not None:
+            target = resolution_of((0, height, 0, width))
+        return SlicePlan((height, width), _unit_size(height, width, options, target), None, None, options)
+    overview = _unit_size(height, width, options, None)
+    plan = SlicePlan((height, width), overview, grid, _refined_size(height, width, grid, options), options)
+    if not adaptive or resolution_of is None:
+        return plan
+    return replace(plan, own_sizes=tuple(_own_size(cell, plan, resolution_of) for cell in plan.cells))
+
+
+def largest_plan(height: int, width: int, options: SliceOptions) -> SlicePlan:
+    """The plan with the most tokens that an image of this size can have, whatever is in it."""
+    if options.small_image_upsize != "adaptive":
+        return plan_slices(height, width, options)
+    sides: list[Resolution] = [options.scale_resolution, None, *[TINY_RESOLUTION] * (height * width < TINY_PIXELS)]
+    # Slices that are all cut from the refined image, as with the first of them, are as large as slices become.
+    plans = [plan_slices(height, width, options, partial(_constant, side)) for side in sides]
+    return max(plans, key=lambda plan: sum(plan.token_counts))
+
+
+def _constant(side: Resolution, _: Box) -> Resolution:
+    return side
+
+
+def grid_cells(size: Size, grid: Size) -> list[Box]:
+    """Boxes that divide an image of `size` among the rows and columns of `grid`, in reading order."""
+    (height, width), (rows, cols) = size, grid
+    tops, lefts = ([round(side * i / n) for i in range(n + 1)] for side, n in ((height, rows), (width, cols)))
+    return [(top, bottom, left, right) for top, bottom in pairwise(tops) for left, right in pairwise(lefts)]
 
 
 def slice_grid(height: int, width: int, options: SliceOptions) -> Size | None:
@@ -130,11 +204,16 @@ def _round_to_multiple(length: float, divisor: int) -> int:
     return max(round(length / divisor) * divisor, divisor)
 
 
-def _unit_size(height: float, width: float, options: SliceOptions, *, allow_upscale: bool) -> Size:
-    """Pixel size of one unit: about `scale_resolution` squared in area, whole tokens on both sides."""
-    if allow_upscale or height * width > options.scale_resolution**2:
+def _unit_size(height: float, width: float, options: SliceOptions, upsize: Resolution) -> Size:
+    """Pixel size of one unit, whole tokens on both sides.
+
+    Args:
+        upsize: side of the square whose area it has; None keeps the size, up to `scale_resolution`.
+    """
+    resolution = upsize or options.scale_resolution
+    if upsize is not None or height * width > resolution**2:
         aspect_ratio = width / height
-        height = int(options.scale_resolution / math.sqrt(aspect_ratio))
+        height = int(resolution / math.sqrt(aspect_ratio))
         width = int(height * aspect_ratio)
     return _round_to_multiple(height, options.token_size), _round_to_multiple(width, options.token_size)
 
@@ -144,5 +223,18 @@ def _refined_size(height: int, width: int, grid: Size, options: SliceOptions) ->
     rows, cols = grid
     slice_height = _round_to_multiple(height, rows) / rows
     slice_width = _round_to_multiple(width, cols) / cols
-    unit_height, unit_width = _unit_size(slice_height, slice_width, options, allow_upscale=True)
+    unit_height, unit_width = _unit_size(slice_height, slice_width, options, options.scale_resolution)
     return unit_height * rows, unit_width * cols
+
+
+def _own_size(cell: Box, plan: SlicePlan, resolution_of: Callable[[Box], Resolution]) -> Size | None:
+    """Pixel size of the slice of a cell that has fewer pixels so than one of `slice_size`; None where it has not."""
+    top, bottom, left, right = cell
+    height, width = bottom - top, right - left
+    if not 1 <= height * width <= plan.options.scale_resolution**2:
+        return None
+    resolution = resolution_of(cell)
+    if resolution == plan.options.scale_resolution:
+        return None
+    size = _unit_size(height, width, plan.options, resolution)
+    return size if math.prod(size) < math.prod(plan.slice_size) else None

@@ -13,7 +13,7 @@ from tokenizers import Regex, pre_tokenizers
 from transformers import AutoTokenizer
 
 from .checks import check_options, integer, names, one_of, option, optional, quote, switch
-from .config import MiniCPMV46Config
+from .config import Config
 from .files import TOKENIZER_BYTES, read_json, read_text, shortened
 from .prompt import SpecialTokens
 from .schema import size, text
@@ -74,7 +74,7 @@ def _check_files(folder: Path) -> dict[str, dict[str, Any]]:
     if path.exists():
         params = read_json(path)
         try:
-            MiniCPMV46Config.from_dict(params)
+            Config.from_dict(params)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     found = {name: read_json(folder / name) for name in _JSON if (folder / name).exists()}

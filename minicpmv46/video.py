@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from .frames import FrameSource
 from .image import PixelOptions, VisualUnits, cut_units
-from .resize import resize_frame
 from .sampling import SamplingOptions, sample_units
 from .slicing import Size, SliceOptions
 from .workers import map_ahead
@@ -84,12 +82,11 @@ class Clip:
         Args:
             together: pixels of pictures that are worked on at a time.
         """
-        levels = pixels.video_levels()
+        levels = pixels.levels("torchvision")
 
         def process(entry: tuple[int, np.ndarray]) -> tuple[int, VisualUnits]:
             i, picture = entry
-            height, width, _ = picture.shape
-            return i, cut_units((height, width), partial(resize_frame, picture), slicing, levels)
+            return i, cut_units(picture, "torchvision", slicing, levels)
 
         def weight(entry: tuple[int, np.ndarray]) -> int:
             return entry[1].shape[0] * entry[1].shape[1]

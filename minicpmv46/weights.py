@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import mlx.core as mx
 
-from .config import MiniCPMV46Config
+from .config import Config
 
 # Official prefix -> this module tree's, first match wins.
 PREFIXES = {
@@ -40,7 +40,7 @@ def renamed(name: str) -> str:
     return name
 
 
-def is_unused(name: str, config: MiniCPMV46Config) -> bool:
+def is_unused(name: str, config: Config) -> bool:
     """Whether a tensor of a checkpoint has no place in the model by design."""
     return bool(_UNUSED.search(name)) or (
         config.tie_word_embeddings and renamed(name) == "language_model.lm_head.weight"
@@ -52,7 +52,7 @@ def is_float32_parameter(path: str) -> bool:
     return bool(_OFFSET_NORM.search(path)) or path.endswith((".A_log", ".dt_bias"))
 
 
-def rename_weights(weights: Mapping[str, mx.array], config: MiniCPMV46Config) -> dict[str, mx.array]:
+def rename_weights(weights: Mapping[str, mx.array], config: Config) -> dict[str, mx.array]:
     """Tensors of either layout by module path, in MLX's layout, norm weights with the one added in float32."""
     out: dict[str, mx.array] = {}
     for name, value in weights.items():

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from minicpmv46.image import PixelOptions, normalize, patchify
-from minicpmv46.processing import MiniCPMV46Processor
+from minicpmv46.processing import Processor
 from minicpmv46.slicing import SliceOptions, plan_slices
 from scripts.demo_drawing import page
 from scripts.demo_tasks import Case, draw, draw_two
@@ -49,7 +49,7 @@ class Row:
     classes: np.ndarray  # of each patch
 
 
-def make_row(processor: MiniCPMV46Processor, case: Case, options: dict[str, Any]) -> Row:
+def make_row(processor: Processor, case: Case, options: dict[str, Any]) -> Row:
     """Arrays of a case; the processor's are the official one's, bit for bit."""
     options = {**case.options, **options}
     prompt = processor.apply_chat_template(case.messages, add_generation_prompt=True, enable_thinking=False)
@@ -124,7 +124,7 @@ def options_of(skill: str, random: np.random.Generator) -> dict[str, Any]:
     return options
 
 
-def rows_of(processor: MiniCPMV46Processor, random: np.random.Generator, progress: float, count: int) -> list[Row]:
+def rows_of(processor: Processor, random: np.random.Generator, progress: float, count: int) -> list[Row]:
     """Rows of the mixture at a point of the training, from 0 to 1."""
     shares = EARLY if progress < EARLY_UNTIL else LATE if progress < LAST_FROM else LAST
     longest = min(6, 1 + int(6 * progress / LONGEST_FROM))
@@ -140,7 +140,7 @@ def rows_of(processor: MiniCPMV46Processor, random: np.random.Generator, progres
 def pages(seed: int, step: int) -> list[tuple[np.ndarray, Grid, np.ndarray]]:
     """Patches, grids and classes of pages, in groups of one grid."""
     random = np.random.default_rng([seed, 1, step])
-    levels, groups = PixelOptions().image_levels(), {}
+    levels, groups = PixelOptions().levels("pil"), {}
     for _ in range(PAGES):
         drawn = page(random)
         grid = drawn.picture.height // PATCH, drawn.picture.width // PATCH
@@ -157,7 +157,7 @@ def produce_pages(seed: int, steps: int, queue: Any) -> None:
 
 def produce(folder: str, seed: int, start: int, total: int, queue: Any) -> None:
     """Fill `queue` with batches from step `start` on; each bucket has a seed of its own, so runs can be resumed."""
-    processor = MiniCPMV46Processor.from_pretrained(folder)
+    processor = Processor.from_pretrained(folder)
     step = start
     while step < total:
         random = np.random.default_rng([seed, step])

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import mlx.core as mx
 import numpy as np
 
-from minicpmv46.config import MiniCPMV46Config
+from minicpmv46.config import Config
 from minicpmv46.demo import SAMPLES
 
 PIECE = 64  # positions whose distributions are in memory at once
@@ -91,7 +91,7 @@ def vocabulary(folder: Path) -> int:
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} holds no config.json; name the folder of a checkpoint")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return MiniCPMV46Config.from_dict(config).text_config.vocab_size
+    return Config.from_dict(config).text_config.vocab_size
 
 
 def check_folders(folder: Path, against: Path) -> None:

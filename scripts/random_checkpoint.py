@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import mlx.core as mx
 
-from minicpmv46.config import MiniCPMV46Config
+from minicpmv46.config import Config
 from minicpmv46.demo import CHECKPOINT
 from minicpmv46.model import parameter_shapes
 from minicpmv46.weights import official_weights
@@ -130,7 +130,7 @@ def make(folder: Path, text_layers: int = TEXT_LAYERS, vision_layers: int = VISI
         shutil.copy(CHECKPOINT / name, folder / name)
 
     mx.random.seed(seed)
-    shapes = parameter_shapes(MiniCPMV46Config.from_dict(settings))
+    shapes = parameter_shapes(Config.from_dict(settings))
     official = official_weights({path: weight(path, shape) for path, shape in shapes.items()})
     stored = {name: value.astype(mx.bfloat16) for name, value in official.items()}
     mx.save_safetensors(str(folder / "model.safetensors"), stored, metadata={"format": "pt"})

@@ -58,7 +58,7 @@ def record(case: cases.Case, official: oracle.Oracle) -> tuple[dict[str, np.ndar
     image_patches = int(stages["image_patches"])
     levels = np.concatenate(
         [
-            to_levels(stages["pixel_values"][:image_patches], tables["images"]),
+            to_levels(stages["pixel_values"][:image_patches], tables[golden_data.image_table(case)]),
             to_levels(stages["pixel_values"][image_patches:], tables["videos"]),
         ]
     )
@@ -121,7 +121,7 @@ def main() -> None:
     golden_data.GOLDEN = out
     start = time.perf_counter()
 
-    tables = {"images": oracle.level_table(), "videos": oracle.level_table(videos=True)}
+    tables = {kind: oracle.level_table(kind) for kind in ("images", "videos", "ocr_images")}
     np.savez_compressed(out / "level_tables.npz", **tables)
     write_rows(out / "geometry.json", record_geometry())
     write_rows(out / "sampling.json", record_sampling())

@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  as everybody calls it
 
-from minicpmv46.processing import MiniCPMV46Processor
+from minicpmv46.processing import Processor
 from scripts.demo_batches import (
     BATCH,
     BUCKET,
@@ -135,7 +135,7 @@ def loss_of(model: Any, batched: Batched, heads: ClassHeads, batch: dict[str, An
 
 def check_equal(model: Any, folder: Path) -> float:
     """Largest difference between logits of the batched forward and of the official one, relative to the largest."""
-    processor = MiniCPMV46Processor.from_pretrained(folder)
+    processor = Processor.from_pretrained(folder)
     random = np.random.default_rng(1)
     batched, worst = Batched(model), 0.0
     for mode in ("16x", "4x"):

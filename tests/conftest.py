@@ -12,7 +12,7 @@ from running import skip_without_hook
 
 import minicpmv46  # noqa: F401  registers, also where the wheel's .pth file is not installed
 from minicpmv46.model import Model
-from minicpmv46.processing import MiniCPMV46Processor
+from minicpmv46.processing import Processor
 
 # Their assertions say what differs, as those of the tests do.
 pytest.register_assert_rewrite("conversions", "endpoints", "environments", "quantized", "refusals", "serving", "stages")
@@ -36,9 +36,9 @@ def model(checkpoint: Callable[[str], Path]) -> Callable[[str], Model]:
 
 
 @pytest.fixture(scope="session")
-def processor(checkpoint: Callable[[str], Path]) -> Callable[[str], MiniCPMV46Processor]:
+def processor(checkpoint: Callable[[str], Path]) -> Callable[[str], Processor]:
     """Processor of a variant."""
-    return cache(lambda variant="base": MiniCPMV46Processor.from_pretrained(checkpoint(variant)))
+    return cache(lambda variant="base": Processor.from_pretrained(checkpoint(variant)))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from mlx.utils import tree_flatten
 from running import python
 
 from minicpmv46.model import Model
-from minicpmv46.processing import MiniCPMV46Processor
+from minicpmv46.processing import Processor
 
 Tensors = Mapping[str, mx.array]
 
@@ -99,7 +99,7 @@ def builtin_logits(folder: Path, out: Path) -> list[np.ndarray]:
         return list(file.values())
 
 
-def generate(model: Model, processor: MiniCPMV46Processor, variant: str, tokens: int) -> list[int]:
+def generate(model: Model, processor: Processor, variant: str, tokens: int) -> list[int]:
     """The answer that mlx-vlm gives in the first of the variant's image cases."""
     prompt = mlx_vlm.apply_chat_template(
         processor, model.config, "Describe this image", num_images=1, enable_thinking=False

@@ -67,7 +67,7 @@ def unit_crc(pixel_values: np.ndarray, target_sizes: np.ndarray) -> np.ndarray:
 @cache
 def checkpoint_digest(variant: str) -> str:
     """Sha256 of a small checkpoint's weights, configuration, tokenizer and template."""
-    digest = hashlib.sha256(json.dumps([tiny.config(variant), tiny.processor_config()], sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([tiny.config(variant), tiny.processor_config(variant)], sort_keys=True).encode())
     for name in ("tokenizer.json", "chat_template.jinja"):
         digest.update((tiny.DATA / name).read_bytes())
     for name, value in sorted(tiny.weights(variant).items()):
@@ -84,9 +84,14 @@ def manifest() -> dict[str, Any]:
 
 @cache
 def level_tables() -> dict[str, np.ndarray]:
-    """`images` and `videos`: [256] float32, the official pixel value of each grey level."""
+    """`images`, `videos` and `ocr_images`: [256] float32, the official pixel value of each grey level."""
     with np.load(GOLDEN / "level_tables.npz") as file:
         return dict(file)
+
+
+def image_table(case: cases.Case) -> str:
+    """The table that holds the pixel values of a case's images."""
+    return "ocr_images" if tiny.VARIANTS[case.variant].model_type == "minicpm_ocr" else "images"
 
 
 def load(name: str) -> dict[str, Any]:
@@ -109,7 +114,8 @@ def load(name: str) -> dict[str, Any]:
         golden: dict[str, Any] = dict(file)
     of_images = golden["pixel_rows"][:, None] < entry["image_patches"]
     levels, tables = golden.pop("pixel_levels"), level_tables()
-    golden["pixel_values"] = np.where(of_images, tables["images"][levels], tables["videos"][levels])
+    images = tables[image_table(case)]
+    golden["pixel_values"] = np.where(of_images, images[levels], tables["videos"][levels])
     for key in ("pixel_shape", "vision_shape", "hidden_shape"):
         golden[key] = tuple(entry[key])
     golden["pixel_sha256"] = entry["pixel_sha256"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from minicpmv46.processing import MiniCPMV46Processor
+from minicpmv46.processing import Processor
 
 IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
 FORMATS = {
@@ -41,7 +41,7 @@ def mutated(content: bytes, random: np.random.RandomState) -> bytes:
 
 def main(checkpoint: str, media: str, images: int, clips: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
-    processor = MiniCPMV46Processor.from_pretrained(checkpoint).with_limits(pixels=4_000_000)
+    processor = Processor.from_pretrained(checkpoint).with_limits(pixels=4_000_000)
     random = np.random.RandomState(46)
     picture = Image.open(Path(media) / "roof.png").convert("RGB").resize((96, 64))
     files = []

@@ -1,19 +1,24 @@
-"""The official implementation as an oracle: transformers' MiniCPM-V 4.6 in float32 on the cases. Needs torch.
+"""The official implementation as an oracle: transformers' models in float32 on the cases. Needs torch.
 
-Images go through the Pillow backend, named explicitly: the default torchvision backend resizes differently.
+Images of MiniCPM-V 4.6 go through the Pillow backend, named explicitly: the default torchvision backend resizes
+differently. MiniCPM-OCR has the torchvision backend alone.
 The token mode goes to the processor and to the model, which do not tell each other. Everything comes back as
 numpy arrays in the layout of the port: one row a patch, (row in patch, column in patch, channel) flattened,
 images' units before videos' units.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from cases import Case
+from case import Case
 from golden_data import Geometry, GeometryInput, SamplingInput
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+from transformers.models.minicpm_ocr.image_processing_minicpm_ocr import MiniCPMOcrImageProcessor
+from transformers.models.minicpm_ocr.modeling_minicpm_ocr import MiniCPMOcrForConditionalGeneration
+from transformers.models.minicpm_ocr.processing_minicpm_ocr import MiniCPMOcrProcessor
+from transformers.models.minicpm_ocr.video_processing_minicpm_ocr import MiniCPMOcrVideoProcessor
 from transformers.models.minicpmv4_6.image_processing_pil_minicpmv4_6 import MiniCPMV4_6ImageProcessorPil
 from transformers.models.minicpmv4_6.modeling_minicpmv4_6 import MiniCPMV4_6ForConditionalGeneration
 from transformers.models.minicpmv4_6.processing_minicpmv4_6 import MiniCPMV4_6Processor
@@ -21,6 +26,28 @@ from transformers.models.minicpmv4_6.video_processing_minicpmv4_6 import MiniCPM
 from transformers.video_utils import VideoMetadata
 
 LAST_LOGITS = 4  # positions whose logits are kept
+
+
+class Classes(NamedTuple):
+    """The official classes of a model."""
+
+    model: Any
+    processor: Any
+    image_processor: Any
+    video_processor: Any
+
+
+CLASSES = {
+    "minicpmv4_6": Classes(
+        MiniCPMV4_6ForConditionalGeneration,
+        MiniCPMV4_6Processor,
+        MiniCPMV4_6ImageProcessorPil,
+        MiniCPMV4_6VideoProcessor,
+    ),
+    "minicpm_ocr": Classes(
+        MiniCPMOcrForConditionalGeneration, MiniCPMOcrProcessor, MiniCPMOcrImageProcessor, MiniCPMOcrVideoProcessor
+    ),
+}
 
 
 class Oracle:
@@ -31,15 +58,14 @@ class Oracle:
 
     def __init__(self, folder: Path, attention: str = "sdpa", threads: int = 1) -> None:
         torch.set_num_threads(threads)
-        self.processor = MiniCPMV4_6Processor(
-            image_processor=MiniCPMV4_6ImageProcessorPil.from_pretrained(folder),
-            video_processor=MiniCPMV4_6VideoProcessor.from_pretrained(folder),
+        classes = CLASSES[AutoConfig.from_pretrained(folder).model_type]
+        self.processor = classes.processor(
+            image_processor=classes.image_processor.from_pretrained(folder),
+            video_processor=classes.video_processor.from_pretrained(folder),
             tokenizer=AutoTokenizer.from_pretrained(folder),
             chat_template=(Path(folder) / "chat_template.jinja").read_text(encoding="utf-8"),
         )
-        self.model = MiniCPMV4_6ForConditionalGeneration.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation=attention
-        ).eval()
+        self.model = classes.model.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention).eval()
         stop_tokens = GenerationConfig.from_pretrained(folder).eos_token_id
         self.model.generation_config = GenerationConfig(
             do_sample=False, eos_token_id=stop_tokens, pad_token_id=self.processor.tokenizer.pad_token_id
@@ -167,16 +193,18 @@ def _units(inputs: dict[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
     return patches, torch.cat(sizes).numpy().astype(np.int32)
 
 
-def level_table(videos: bool = False) -> np.ndarray:
+def level_table(kind: str) -> np.ndarray:
     """[256] float32: what the official rescaling and normalisation make of each grey level.
 
-    The two processors compute in a different order, so their tables differ in the last bit of some entries.
+    Pillow's backend, of "images", computes in another order than torchvision's, of "videos" and "ocr_images", so their
+    tables differ in the last bit of some entries.
     """
     levels = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :], (3, 1, 256))
     mean, std, scale = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 1 / 255
-    if videos:
-        frames = torch.from_numpy(levels.copy())[None]
-        out = MiniCPMV4_6VideoProcessor().rescale_and_normalize(frames, True, scale, True, mean, std)
+    if kind != "images":
+        official = {"videos": MiniCPMV4_6VideoProcessor, "ocr_images": MiniCPMOcrImageProcessor}[kind]()
+        frames = torch.from_numpy(levels.copy())[None].float()
+        out = official.rescale_and_normalize(frames, True, scale, True, mean, std)
         return out[0, 0, 0].numpy()
     images = MiniCPMV4_6ImageProcessorPil()
     return images.normalize(images.rescale(levels, scale), mean, std)[0, 0].astype(np.float32)

@@ -72,6 +72,24 @@ class Picture:
         return image
 
 
+@dataclass(frozen=True)
+class Negative(Picture):
+    """The same, light for dark."""
+
+    def load(self) -> Image.Image:
+        return Image.fromarray(255 - np.asarray(super().load().convert("RGB")))
+
+
+@dataclass(frozen=True)
+class Scan(Picture):
+    """The same on greyish paper, with the noise of a scanner; `seed` is the noise's."""
+
+    def load(self) -> Image.Image:
+        levels = np.asarray(super().load().convert("RGB")).astype(np.int64)
+        noise = np.random.RandomState(self.seed).randint(-9, 10, levels.shape[:2], dtype=np.int64)
+        return Image.fromarray(np.clip(levels * 13 // 16 + 24 + noise[..., None], 0, 255).astype(np.uint8))
+
+
 @cache
 def _open(name: str) -> Image.Image:
     with Image.open(MEDIA / name) as image:

@@ -10,21 +10,21 @@ from pictures import media_of
 from tiny import STOP_TOKENS
 
 from minicpmv46.model import Model
-from minicpmv46.processing import MiniCPMV46Processor
+from minicpmv46.processing import Processor
 from minicpmv46.slicing import SliceOptions, plan_slices
 
 # Largest difference of float32 results, relative to the largest value of the reference.
 TOLERANCE = 1e-4
 
 
-def prompt(processor: MiniCPMV46Processor, case: Case) -> str:
+def prompt(processor: Processor, case: Case) -> str:
     """The rendered chat, placeholders not yet expanded."""
     return processor.apply_chat_template(
         case.messages, add_generation_prompt=True, enable_thinking=case.enable_thinking
     )
 
 
-def process(processor: MiniCPMV46Processor, case: Case) -> dict[str, Any]:
+def process(processor: Processor, case: Case) -> dict[str, Any]:
     """Model inputs of a case."""
     return dict(
         processor(

@@ -12,7 +12,7 @@ import pytest
 from conversions import convert_here, read_json
 from running import python
 
-from minicpmv46.config import MiniCPMV46Config
+from minicpmv46.config import Config
 from minicpmv46.demo import CHECKPOINT
 from minicpmv46.model import Model, parameter_shapes
 from scripts import benchmark, benchmark_report, launches, random_checkpoint
@@ -83,7 +83,7 @@ def test_step_bytes_of_a_quantized_form(tmp_path: Path) -> None:
 
 def test_random_checkpoint_has_the_real_sizes() -> None:
     settings = random_checkpoint.config(24, 27)
-    shapes = parameter_shapes(MiniCPMV46Config.from_dict(settings))
+    shapes = parameter_shapes(Config.from_dict(settings))
     assert sum(math.prod(shape) for shape in shapes.values()) == REAL_PARAMETERS
     assert (settings["image_token_id"], settings["video_token_id"], settings["eos_token_id"]) == (
         248056,

@@ -17,7 +17,7 @@ from refusals import IMAGE, VIDEO, refuse
 from minicpmv46.decoding import ImageSource
 from minicpmv46.media import OpenMedia
 from minicpmv46.options import Options
-from minicpmv46.processing import MiniCPMV46Processor
+from minicpmv46.processing import Processor
 from minicpmv46.slicing import plan_slices
 
 SIDE = st.integers(1, 200_000)
@@ -93,7 +93,7 @@ def site() -> Iterator[str]:
 @pytest.mark.parametrize("kind", ["image", "video"])
 @pytest.mark.parametrize("path", ["endless.png", "elsewhere.mp4", "list.mp4"])
 def test_what_a_server_sends(
-    processor: Callable[[str], MiniCPMV46Processor], site: str, kind: str, path: str, monkeypatch: pytest.MonkeyPatch
+    processor: Callable[[str], Processor], site: str, kind: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No more than a bound, no other scheme that it leads to, and nothing that it lists."""
     monkeypatch.setattr("minicpmv46.sources.DOWNLOAD_BYTES", 1 << 20)
@@ -103,7 +103,7 @@ def test_what_a_server_sends(
     assert "/listed.mp4" not in Site.asked
 
 
-def test_threads_with_shared_images_and_other_options(processor: Callable[[str], MiniCPMV46Processor]) -> None:
+def test_threads_with_shared_images_and_other_options(processor: Callable[[str], Processor]) -> None:
     """Sixteen threads, each with options of its own, and objects that none of them has loaded."""
     ours = processor("base")
     options: list[dict[str, Any]] = [
@@ -136,7 +136,7 @@ def test_threads_with_shared_images_and_other_options(processor: Callable[[str],
 
 
 @pytest.mark.parametrize("kind", ["image", "video"])
-def test_a_server_that_is_not_there(processor: Callable[[str], MiniCPMV46Processor], kind: str) -> None:
+def test_a_server_that_is_not_there(processor: Callable[[str], Processor], kind: str) -> None:
     """In a sentence of ours: that of the library repeats the URL and shows addresses of objects."""
     media: Any = {f"{kind}s": ["http://127.0.0.1:1/a.png"]}
     message = refuse(lambda: processor("base")(IMAGE if kind == "image" else VIDEO, **media), "cannot be reached")

@@ -16,7 +16,7 @@ import tiny
 
 from minicpmv46.checkpoint import check_checkpoint
 from minicpmv46.files import JSON_BYTES, TOKENIZER_BYTES, parse_json, read_json
-from minicpmv46.processing import MiniCPMV46Processor
+from minicpmv46.processing import Processor
 
 JSON_FILES = (
     *("config.json", "generation_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"),
@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
 def load(folder: Path) -> None:
     """Both halves of a load, in mlx-vlm's order."""
     check_checkpoint(folder)
-    MiniCPMV46Processor.from_pretrained(folder)
+    Processor.from_pretrained(folder)
 
 
 def error_of(folder: Path, loader: Callable[[Any], Any] = load) -> str:
@@ -157,7 +157,7 @@ def test_code_of_a_tokenizer_is_not_run(folder: Path) -> None:
     config |= {"auto_map": {"AutoTokenizer": [None, "code.Tokenizer"]}, "tokenizer_class": "Tokenizer"}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     try:
-        MiniCPMV46Processor.from_pretrained(folder)
+        Processor.from_pretrained(folder)
     except ValueError as error:
         assert str(folder) in str(error)
     assert not (folder / "ran").exists()
@@ -229,7 +229,7 @@ def test_tokenizer_that_is_none(change: Callable[[dict[str, Any]], object], fold
     change(content)
     (folder / "tokenizer.json").write_text(json.dumps(content))
     try:
-        MiniCPMV46Processor.from_pretrained(folder)
+        Processor.from_pretrained(folder)
     except (ValueError, OSError) as error:
         assert str(folder) in str(error) and len(str(error)) < 1000
 

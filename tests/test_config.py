@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import tiny
 
-from minicpmv46.config import MiniCPMV46Config, TextConfig, VisionConfig
+from minicpmv46.config import Config, TextConfig, VisionConfig
 from minicpmv46.plugin.model_config import ModelConfig
 
 
 def test_defaults_are_the_official_ones() -> None:
     """Keys that a checkpoint leaves out mean what they mean officially, not what MiniCPM-V 4.6 happens to use."""
-    config = MiniCPMV46Config.from_dict({"model_type": "minicpmv4_6", "image_token_id": 1, "video_token_id": 2})
+    config = Config.from_dict({"model_type": "minicpmv4_6", "image_token_id": 1, "video_token_id": 2})
     assert (config.downsample_mode, config.merge_kernel_size, config.merger_times) == ("16x", (2, 2), 1)
     assert not config.tie_word_embeddings
     assert config.vision_config == VisionConfig(768, 3072, 12, 12, 3, 224, 16, 1e-6, 6, (2, 2))
@@ -24,7 +24,7 @@ def test_defaults_are_the_official_ones() -> None:
 
 
 def test_small_checkpoint() -> None:
-    config = MiniCPMV46Config.from_dict(tiny.config("untied"))
+    config = Config.from_dict(tiny.config("untied"))
     assert config.vision_config.insert_layer_id == 0
     assert not config.tie_word_embeddings
     assert (config.image_token_id, config.video_token_id) == (tiny.IMAGE_PAD, tiny.VIDEO_PAD)
@@ -34,11 +34,11 @@ def test_root_insert_layer_id_wins() -> None:
     """As in the official class, the root's value replaces the vision section's."""
     params = tiny.config("base")
     params["vision_config"]["insert_layer_id"] = 99
-    assert MiniCPMV46Config.from_dict(params).vision_config.insert_layer_id == params["insert_layer_id"]
+    assert Config.from_dict(params).vision_config.insert_layer_id == params["insert_layer_id"]
 
 
 def test_frozen() -> None:
-    config = MiniCPMV46Config.from_dict(tiny.config("base"))
+    config = Config.from_dict(tiny.config("base"))
     for part in (config, config.text_config, config.vision_config):
         with pytest.raises(dataclasses.FrozenInstanceError):
             part.hidden_size = 1  # type: ignore[union-attr, misc]
@@ -78,7 +78,7 @@ def test_unsupported_values_raise_with_their_name(section: str, name: str, value
     (params[section] if section else params)[name] = value
     named = "rope_type" if name == "rope_parameters" else name
     with pytest.raises(ValueError, match=named):
-        MiniCPMV46Config.from_dict(params)
+        Config.from_dict(params)
 
 
 def test_what_mlx_vlm_does_to_a_config() -> None:
@@ -100,24 +100,24 @@ def test_unknown_keys_are_refused(section: str, name: str, value: Any) -> None:
     target = params["text_config"]["rope_parameters"] if section == "rope_parameters" else params.get(section, params)
     target[name] = value
     with pytest.raises(ValueError, match=f"{section or 'config.json'}.* has '{name}'"):
-        MiniCPMV46Config.from_dict(params)
+        Config.from_dict(params)
     target[name] = None
-    MiniCPMV46Config.from_dict(params)
+    Config.from_dict(params)
 
 
 def test_what_transformers_and_mlx_vlm_add_is_known() -> None:
     params = tiny.config("base")
-    expected = MiniCPMV46Config.from_dict(params)
+    expected = Config.from_dict(params)
     for part in (params, params["text_config"], params["vision_config"]):
         part |= {"torch_dtype": "bfloat16", "output_attentions": False, "id2label": {"0": "a"}, "return_dict": True}
     params |= {"quantization": {"bits": 4}, "audio_config": {}, "generation_config": {"top_k": 1}, "auto_map": {"a": 1}}
     params["text_config"] |= {"mtp_num_hidden_layers": 1, "mtp_other": 2}
     params["text_config"]["rope_parameters"] |= {"mrope_section": [1, 1, 1], "mrope_interleaved": True}
-    assert MiniCPMV46Config.from_dict(params) == expected
+    assert Config.from_dict(params) == expected
 
 
 def test_without_a_token_for_videos() -> None:
     """As the official class has it; images need none."""
     params = tiny.config("base")
     del params["video_token_id"]
-    assert MiniCPMV46Config.from_dict(params).video_token_id is None
+    assert Config.from_dict(params).video_token_id is None

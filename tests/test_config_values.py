@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minicpmv46.checkpoint import check_checkpoint
-from minicpmv46.config import MiniCPMV46Config, TextConfig, VisionConfig
+from minicpmv46.config import Config, TextConfig, VisionConfig
 from minicpmv46.model import parameter_shapes
 
 INTEGERS = [
@@ -60,7 +60,7 @@ def with_value(section: str, name: str, value: Any) -> dict[str, Any]:
 
 def error_of(params: dict[str, Any]) -> str:
     with pytest.raises(ValueError) as raised:
-        MiniCPMV46Config.from_dict(params)
+        Config.from_dict(params)
     assert len(str(raised.value)) < 500
     return str(raised.value)
 
@@ -104,7 +104,7 @@ def test_part_of_a_head_that_cannot_be_rotated(value: float) -> None:
     """Of 32 components one, eight and none: an odd number, or nothing."""
     params = with_value("text_config.rope_parameters", "partial_rotary_factor", value)
     if value == 0.26:
-        assert MiniCPMV46Config.from_dict(params).text_config.rotary_dim == 8
+        assert Config.from_dict(params).text_config.rotary_dim == 8
     else:
         assert "partial_rotary_factor" in error_of(params)
 
@@ -134,7 +134,7 @@ def test_real_values_pass() -> None:
     params = with_value("text_config.rope_parameters", "rope_theta", 10_000_000)
     params |= {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, "quantization": None}
     params["text_config"] |= {"layer_types": None, "rope_scaling": None, "mlp_only_layers": None}
-    config = MiniCPMV46Config.from_dict(params)
+    config = Config.from_dict(params)
     assert config.eos_token_id == () and config.text_config.rope_theta == 10_000_000
 
 
@@ -196,7 +196,7 @@ def test_any_values(changes: list[tuple[tuple[str, str], Any]]) -> None:
             target = target[part]
         target[name] = value
     try:
-        config = MiniCPMV46Config.from_dict(params)
+        config = Config.from_dict(params)
     except ValueError as error:
         assert len(str(error)) < 500
         return

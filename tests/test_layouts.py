@@ -36,7 +36,7 @@ from mlx_vlm.quant_utils import dequantize_model
 from mlx_vlm.utils import load_model, save_weights
 
 from minicpmv46.model import Model
-from minicpmv46.processing import MiniCPMV46Processor
+from minicpmv46.processing import Processor
 
 Folders = Callable[[str], Path]
 
@@ -149,7 +149,7 @@ def test_float32_conversion_answers_as_the_official_checkpoint(name: str, builti
 def test_prompt_ids_and_pixels_are_official(name: str, builtin_folder: Folders) -> None:
     """What the converter drops from the processor's and the tokenizer's files is not missed."""
     variant = CONVERSIONS[name].variant
-    processor = MiniCPMV46Processor.from_pretrained(builtin_folder(name))
+    processor = Processor.from_pretrained(builtin_folder(name))
     for case_name in (*TEXT_CASES[variant], *IMAGE_CASES[variant]):
         golden, inputs = golden_data.load(case_name), stages.process(processor, cases.BY_NAME[case_name])
         np.testing.assert_array_equal(inputs["input_ids"][0], golden["input_ids"], err_msg=case_name)
@@ -166,7 +166,7 @@ def test_text_is_split_as_official(builtin_folder: Folders, checkpoint: Folders)
     """
 
     def pieces(folder: Path) -> list[Any]:
-        tokenizer = MiniCPMV46Processor.from_pretrained(folder).tokenizer
+        tokenizer = Processor.from_pretrained(folder).tokenizer
         split_text: list[Any] = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("नमस्ते, ภาษาไทยนี้")
         return split_text
 

@@ -14,13 +14,13 @@ from refusals import IMAGE, VIDEO, refuse
 
 from minicpmv46.image import cut_units
 from minicpmv46.limits import VARIABLE, Limits
-from minicpmv46.processing import MiniCPMV46Processor
+from minicpmv46.processing import Processor
 
 CLIP = str(MEDIA / "pan_long.mp4")
 
 
 @pytest.fixture
-def ours(processor: Callable[[str], MiniCPMV46Processor], monkeypatch: pytest.MonkeyPatch) -> MiniCPMV46Processor:
+def ours(processor: Callable[[str], Processor], monkeypatch: pytest.MonkeyPatch) -> Processor:
     """A processor in a process that must not decode: no picture is loaded, resized or composed, no frame is used."""
 
     def decoded(*args: Any, **kwargs: Any) -> Any:
@@ -53,12 +53,12 @@ def png(height: int, width: int) -> io.BytesIO:
         ("max_length", 10**9, "context = 262,144"),
     ],
 )
-def test_options_have_ceilings(ours: MiniCPMV46Processor, name: str, value: Any, limit: str) -> None:
+def test_options_have_ceilings(ours: Processor, name: str, value: Any, limit: str) -> None:
     given: Any = {name: value}
     refuse(lambda: ours(VIDEO, videos=[CLIP], **given), name, limit, VARIABLE)
 
 
-def test_visual_tokens_fit_the_context(ours: MiniCPMV46Processor) -> None:
+def test_visual_tokens_fit_the_context(ours: Processor) -> None:
     """Of each prompt, by options that are all below their ceilings."""
     image = png(9000, 9000)
     options: Any = {"downsample_mode": "4x", "max_slice_nums": 1024}
@@ -71,7 +71,7 @@ def test_visual_tokens_fit_the_context(ours: MiniCPMV46Processor) -> None:
     refuse(lambda: few(VIDEO, videos=[frames], downsample_mode="4x"), "visual tokens: 10,080", "5,000")
 
 
-def test_patches_fit_the_memory(ours: MiniCPMV46Processor) -> None:
+def test_patches_fit_the_memory(ours: Processor) -> None:
     """Of all prompts of a call together."""
     few = ours.with_limits(patches=5000)
     refuse(lambda: few([IMAGE] * 6, images=[png(448, 448)] * 6), "patches: 6,144", "patches = 5,000")
@@ -79,7 +79,7 @@ def test_patches_fit_the_memory(ours: MiniCPMV46Processor) -> None:
     assert 0 < memory < 10**9
 
 
-def test_pixels_of_a_source(ours: MiniCPMV46Processor) -> None:
+def test_pixels_of_a_source(ours: Processor) -> None:
     few = ours.with_limits(pixels=10_000)
     for source in (png(100, 101), Image.new("L", (100, 101)), np.zeros((100, 101), np.uint8)):
         refuse(lambda source=source: few(IMAGE, images=[source]), "image 0", "10,100", "pixels = 10,000")
@@ -87,7 +87,7 @@ def test_pixels_of_a_source(ours: MiniCPMV46Processor) -> None:
     refuse(lambda: few(VIDEO, videos=[CLIP]), "video 0", "pixels = 10,000")
 
 
-def test_pixels_of_a_composed_picture(ours: MiniCPMV46Processor) -> None:
+def test_pixels_of_a_composed_picture(ours: Processor) -> None:
     """Each frame is small; the picture of them is not."""
     frames = np.zeros((30, 100, 100, 3), np.uint8)
     metadata = {"total_num_frames": 30, "fps": 10.0, "duration": 3.0}
@@ -98,7 +98,7 @@ def test_pixels_of_a_composed_picture(ours: MiniCPMV46Processor) -> None:
     )
 
 
-def test_counts_and_text(ours: MiniCPMV46Processor) -> None:
+def test_counts_and_text(ours: Processor) -> None:
     image = Image.new("L", (2, 2))
     refuse(lambda: ours(IMAGE * 5000, images=[image] * 5000), "5,000", "media = 4,096")
     refuse(lambda: ours("a" * 10**7), "prompt 0", "context = 262,144")
@@ -107,7 +107,7 @@ def test_counts_and_text(ours: MiniCPMV46Processor) -> None:
     assert short("a")["input_ids"].shape == (1, 1)
 
 
-def test_metadata_does_not_decide_how_much_is_computed(ours: MiniCPMV46Processor) -> None:
+def test_metadata_does_not_decide_how_much_is_computed(ours: Processor) -> None:
     """A clip that claims to last for ages is sampled without a list of its seconds."""
     frames = np.zeros((4, 20, 20, 3), np.uint8)
     metadata = {"total_num_frames": 4, "fps": 4e-12, "duration": 1e12}
@@ -121,7 +121,7 @@ def test_metadata_does_not_decide_how_much_is_computed(ours: MiniCPMV46Processor
 
 
 @pytest.mark.parametrize("kind", ["EPS", "PCX", "SGI", "ICNS", "PSD"])
-def test_only_named_formats_are_opened(ours: MiniCPMV46Processor, kind: str, tmp_path: Path) -> None:
+def test_only_named_formats_are_opened(ours: Processor, kind: str, tmp_path: Path) -> None:
     """Whatever the name says; opening an EPS would start Ghostscript."""
     path = tmp_path / "picture.png"
     if kind == "PSD":
@@ -134,7 +134,7 @@ def test_only_named_formats_are_opened(ours: MiniCPMV46Processor, kind: str, tmp
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM"])
-def test_usual_formats_are_read(processor: Callable[[str], MiniCPMV46Processor], kind: str, tmp_path: Path) -> None:
+def test_usual_formats_are_read(processor: Callable[[str], Processor], kind: str, tmp_path: Path) -> None:
     path = tmp_path / "picture"
     Image.new("RGB", (32, 32), (9, 99, 200)).save(path, kind)
     assert len(processor("base")(IMAGE, images=[path])["image_units"]) == 1
@@ -144,12 +144,12 @@ def test_limits_are_raised(checkpoint: Callable[[str], Path], monkeypatch: pytes
     """By the environment for what is loaded then, or for one processor; a wrong name or number is told."""
     folder = checkpoint("base")
     monkeypatch.setenv(VARIABLE, " slices=5000, stack=100 ")
-    loaded = MiniCPMV46Processor.from_pretrained(folder)
+    loaded = Processor.from_pretrained(folder)
     assert (loaded.options.limits.slices, loaded.options.limits.stack) == (5000, 100)
     assert loaded.with_defaults(max_slice_nums=4000).options.images.slicing.max_slice_nums == 4000
     for wrong in ("slice=5", "slices", "slices=many", "slices=0"):
         monkeypatch.setenv(VARIABLE, wrong)
-        refuse(lambda: MiniCPMV46Processor.from_pretrained(folder), "slices")
+        refuse(lambda: Processor.from_pretrained(folder), "slices")
     monkeypatch.delenv(VARIABLE)
     changed = loaded.with_limits(rate=10_000)
     assert changed.with_defaults(fps=9000).options.videos.sampling.fps == 9000
@@ -166,19 +166,20 @@ def test_context_is_the_checkpoints(checkpoint: Callable[[str], Path], tmp_path:
 
 @pytest.mark.parametrize("kind", ["images", "videos"])
 def test_large_pictures_wait_for_each_other(
-    processor: Callable[[str], MiniCPMV46Processor], kind: str, monkeypatch: pytest.MonkeyPatch
+    processor: Callable[[str], Processor], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pixels that are cut at a time stay below the limit, of images and of frames; the result is the same."""
     running: list[int] = []
     most: list[int] = []
     module = "media" if kind == "images" else "video"
 
-    def counted(size: tuple[int, int], *args: Any) -> Any:
-        running.append(size[0] * size[1])
+    def counted(picture: Any, *args: Any) -> Any:
+        pixels = 60 * 100
+        running.append(pixels)
         most.append(sum(running))
         time.sleep(0.02)
-        running.remove(size[0] * size[1])
-        return cut_units(size, *args)
+        running.remove(pixels)
+        return cut_units(picture, *args)
 
     ours = processor("base")
     pictures = np.random.RandomState(2).randint(0, 256, (6, 60, 100, 3)).astype(np.uint8)
@@ -192,7 +193,7 @@ def test_large_pictures_wait_for_each_other(
 
 
 def test_sizes_of_frames_cost_no_conversion(
-    processor: Callable[[str], MiniCPMV46Processor], monkeypatch: pytest.MonkeyPatch
+    processor: Callable[[str], Processor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each frame with transparency is made RGB once, when it is used."""
     seen: list[tuple[int, ...]] = []

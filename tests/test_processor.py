@@ -13,8 +13,8 @@ import stages
 import tiny
 from cases import BY_NAME
 
-from minicpmv46.config import MiniCPMV46Config
-from minicpmv46.processing import MiniCPMV46Processor
+from minicpmv46.config import Config
+from minicpmv46.processing import Processor
 
 
 def pictures() -> list[Any]:
@@ -124,8 +124,8 @@ def test_special_tokens_without_the_tokenizers_help(checkpoint: Any, tmp_path: A
     for name in ("extra_special_tokens", "model_specific_special_tokens", "image_token", "video_token"):
         config.pop(name, None)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    bare = MiniCPMV46Processor.from_pretrained(tmp_path)
-    full = MiniCPMV46Processor.from_pretrained(checkpoint("base"))
+    bare = Processor.from_pretrained(tmp_path)
+    full = Processor.from_pretrained(checkpoint("base"))
     case = BY_NAME["photo_sliced"]
     assert same(stages.process(bare, case), stages.process(full, case))
 
@@ -139,7 +139,7 @@ def test_token_counts_without_pixels(processor: Any) -> None:
 
 
 def test_placeholder_ids_follow_the_configuration(processor: Any) -> None:
-    config = MiniCPMV46Config.from_dict(tiny.config("base"))
+    config = Config.from_dict(tiny.config("base"))
     assert processor("base").image_token_id == config.image_token_id
     assert processor("base").video_token_id == config.video_token_id
 

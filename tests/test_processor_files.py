@@ -16,7 +16,7 @@ import tiny
 from conversions import convert, read_json
 
 from minicpmv46.options import ImageProcessor, VideoProcessor
-from minicpmv46.processing import MiniCPMV46Processor
+from minicpmv46.processing import Processor
 
 Folders = Callable[[str], Path]
 
@@ -61,7 +61,7 @@ def with_options(source: Path, target: Path, changes: dict[str, dict[str, Any]])
     return target
 
 
-def assert_same_processor(actual: MiniCPMV46Processor, expected: MiniCPMV46Processor) -> None:
+def assert_same_processor(actual: Processor, expected: Processor) -> None:
     """Options, template, special tokens and tokenizer are equal."""
     assert actual.image_processor == expected.image_processor
     assert actual.video_processor == expected.video_processor
@@ -83,9 +83,9 @@ def assert_same_inputs(actual: dict[str, Any], expected: dict[str, Any]) -> None
 @pytest.mark.parametrize("kind", ["official", "converted", "split"])
 def test_saved_processor_is_read_back(kind: str, folder: Folders, tmp_path: Path) -> None:
     """In itself, in a folder that holds nothing else, and in the recorded ids and pixels."""
-    before = MiniCPMV46Processor.from_pretrained(folder(kind))
+    before = Processor.from_pretrained(folder(kind))
     before.save_pretrained(tmp_path / "new" / "folder")
-    after = MiniCPMV46Processor.from_pretrained(tmp_path / "new" / "folder")
+    after = Processor.from_pretrained(tmp_path / "new" / "folder")
     assert_same_processor(after, before)
     for name in CASES:
         golden, inputs = golden_data.load(name), stages.process(after, cases.BY_NAME[name])
@@ -97,7 +97,7 @@ def test_saved_processor_is_read_back(kind: str, folder: Folders, tmp_path: Path
 @pytest.mark.parametrize("kind", ["official", "converted", "split"])
 def test_saved_files_are_the_official_ones(kind: str, folder: Folders, tmp_path: Path) -> None:
     """Options under their official names and classes, and the template byte by byte, whatever was read."""
-    MiniCPMV46Processor.from_pretrained(folder(kind)).save_pretrained(tmp_path)
+    Processor.from_pretrained(folder(kind)).save_pretrained(tmp_path)
     assert read_json(tmp_path / "processor_config.json") == tiny.processor_config()
     assert (tmp_path / "chat_template.jinja").read_bytes() == (tiny.DATA / "chat_template.jinja").read_bytes()
     assert not list(tmp_path.glob("*preprocessor_config.json"))
@@ -105,7 +105,7 @@ def test_saved_files_are_the_official_ones(kind: str, folder: Folders, tmp_path:
 
 def test_saving_again_writes_the_same_files(folder: Folders, tmp_path: Path) -> None:
     for source, target in ((folder("converted"), tmp_path / "1"), (tmp_path / "1", tmp_path / "2")):
-        MiniCPMV46Processor.from_pretrained(source).save_pretrained(target)
+        Processor.from_pretrained(source).save_pretrained(target)
     names = sorted(file.name for file in (tmp_path / "1").iterdir())
     assert names == ["chat_template.jinja", "processor_config.json", "tokenizer.json", "tokenizer_config.json"]
     for name in names:
@@ -115,11 +115,11 @@ def test_saving_again_writes_the_same_files(folder: Folders, tmp_path: Path) -> 
 def test_options_of_both_halves_are_kept(folder: Folders, tmp_path: Path) -> None:
     """Every option that differs from the usual one is read, saved and used."""
     source = with_options(folder("official"), tmp_path / "source", OPTIONS)
-    before = MiniCPMV46Processor.from_pretrained(source)
+    before = Processor.from_pretrained(source)
     assert before.image_processor.slicing.max_slice_nums == 4
     assert before.video_processor.sampling.stack_frames == 3
     before.save_pretrained(tmp_path / "saved")
-    after = MiniCPMV46Processor.from_pretrained(tmp_path / "saved")
+    after = Processor.from_pretrained(tmp_path / "saved")
     assert_same_processor(after, before)
     assert read_json(tmp_path / "saved" / "processor_config.json") == read_json(source / "processor_config.json")
     inputs = stages.process(after, cases.BY_NAME["photo_sliced"])
@@ -144,7 +144,7 @@ def test_mean_and_deviation(
     if "norm_mean" in names:
         changes |= {"mean": None, "std": None}
     source = with_options(folder(kind), tmp_path / "source", {"image_processor": changes})
-    processor = MiniCPMV46Processor.from_pretrained(source)
+    processor = Processor.from_pretrained(source)
     assert (processor.image_processor.pixels.image_mean, processor.image_processor.pixels.image_std) == values
     processor.save_pretrained(tmp_path / "saved")
     saved = read_json(tmp_path / "saved" / "processor_config.json")["image_processor"]
@@ -156,7 +156,7 @@ def test_mean_and_deviation(
 
 def test_converted_video_half_is_the_image_half(folder: Folders) -> None:
     """The converter writes no section for videos; what both share is taken from the image's, the rest is usual."""
-    processor = MiniCPMV46Processor.from_pretrained(folder("converted"))
+    processor = Processor.from_pretrained(folder("converted"))
     assert processor.image_processor == ImageProcessor()
     assert processor.video_processor == VideoProcessor()
 
@@ -164,18 +164,16 @@ def test_converted_video_half_is_the_image_half(folder: Folders) -> None:
 def test_missing_option_files_mean_the_official_defaults(folder: Folders, tmp_path: Path) -> None:
     shutil.copytree(folder("official"), tmp_path, dirs_exist_ok=True)
     (tmp_path / "processor_config.json").unlink()
-    assert_same_processor(
-        MiniCPMV46Processor.from_pretrained(tmp_path), MiniCPMV46Processor.from_pretrained(folder("official"))
-    )
+    assert_same_processor(Processor.from_pretrained(tmp_path), Processor.from_pretrained(folder("official")))
 
 
 def test_template_given_is_the_template_saved(folder: Folders, tmp_path: Path) -> None:
     """A template that is not the tokenizer's is kept: it is the processor's."""
-    tokenizer = MiniCPMV46Processor.from_pretrained(folder("official")).tokenizer
+    tokenizer = Processor.from_pretrained(folder("official")).tokenizer
     template = "{% for message in messages %}{{ message.content }}\n–{% endfor %}\n"
-    processor = MiniCPMV46Processor(tokenizer, chat_template=template)
+    processor = Processor(tokenizer, chat_template=template)
     processor.save_pretrained(tmp_path)
-    after = MiniCPMV46Processor.from_pretrained(tmp_path)
+    after = Processor.from_pretrained(tmp_path)
     assert after.chat_template == template
     messages = [{"role": "user", "content": "Hello"}]
     assert after.apply_chat_template(messages) == processor.apply_chat_template(messages) == "Hello\n–"
@@ -197,7 +195,7 @@ def test_unsupported_options(file: str, content: str, told: str, folder: Folders
     shutil.copytree(folder("official"), tmp_path, dirs_exist_ok=True)
     (tmp_path / file).write_text(content)
     with pytest.raises(ValueError) as raised:
-        MiniCPMV46Processor.from_pretrained(tmp_path)
+        Processor.from_pretrained(tmp_path)
     assert told in str(raised.value)
 
 
@@ -206,9 +204,9 @@ def test_template_in_the_older_file(checkpoint: Folders, tmp_path: Path) -> None
     older = Path(shutil.copytree(checkpoint("base"), tmp_path / "older"))
     template = (older / "chat_template.jinja").read_text(encoding="utf-8")
     (older / "chat_template.jinja").unlink()
-    assert MiniCPMV46Processor.from_pretrained(older).chat_template is None
+    assert Processor.from_pretrained(older).chat_template is None
     (older / "chat_template.json").write_text(json.dumps({"chat_template": template}))
-    assert MiniCPMV46Processor.from_pretrained(older).chat_template == template
+    assert Processor.from_pretrained(older).chat_template == template
 
 
 def test_shipped_checkpoint_is_the_tests_own(checkpoint: Folders) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conversions import read_json
 
-from minicpmv46.processing import MiniCPMV46Processor
+from minicpmv46.processing import Processor
 
 WRONG: tuple[Any, ...] = ("12", "x" * 100_000, [], [12], {}, {"a": 1}, math.nan, math.inf, True, -1, 0, 10**400, -1e308)
 SECTIONS = ("image_processor", "video_processor")
@@ -28,7 +28,7 @@ def error_of(folder: Path, section: str, name: str, value: Any) -> str:
     (folder / "processor_config.json").write_text(json.dumps(changed))
     try:
         with pytest.raises(ValueError) as raised:
-            MiniCPMV46Processor.from_pretrained(folder)
+            Processor.from_pretrained(folder)
     finally:
         (folder / "processor_config.json").write_text(json.dumps(content))
     message = str(raised.value)
@@ -72,7 +72,7 @@ def test_sections(value: Any, section: str, folder: Path) -> None:
     content = read_json(folder / "processor_config.json")
     (folder / "processor_config.json").write_text(json.dumps({**content, section: value}))
     with pytest.raises(ValueError, match=f"{section} must be an object") as raised:
-        MiniCPMV46Processor.from_pretrained(folder)
+        Processor.from_pretrained(folder)
     assert str(folder) in str(raised.value)
 
 
@@ -83,5 +83,5 @@ def test_length_of_the_context(value: Any, folder: Path) -> None:
     config["text_config"]["max_position_embeddings"] = value
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError) as raised:
-        MiniCPMV46Processor.from_pretrained(folder)
+        Processor.from_pretrained(folder)
     assert str(folder) in str(raised.value) and "text_config.max_position_embeddings" in str(raised.value)

@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from minicpmv46.config import MiniCPMV46Config
+from minicpmv46.config import Config
 from minicpmv46.model import parameter_shapes
 from minicpmv46.quantization import RECIPE, Form, asked_for, predicate
 
@@ -64,7 +64,7 @@ def stored_bytes(shape: tuple[int, ...], form: Form | None, plain: int = 2) -> i
 def bytes_of_a_step(asked: Form | None) -> int:
     """What one decode step reads of the real model's weights, beside one row of the embedding."""
     total = 0
-    for path, shape in parameter_shapes(MiniCPMV46Config.from_dict(REAL)).items():
+    for path, shape in parameter_shapes(Config.from_dict(REAL)).items():
         if path.startswith("language_model."):
             form = form_in(asked, path.removesuffix(".weight")) if asked else None
             total += stored_bytes(shape, form, 2 if path.endswith("weight") and "norm" not in path else 4)
@@ -110,7 +110,7 @@ def test_more_bits_asked_for_are_more_bytes() -> None:
 def test_every_matrix_of_the_decoder_is_in_the_table() -> None:
     """Nothing that a step multiplies with is forgotten, and nothing of the vision side is in it."""
     found: dict[bool, set[Any]] = {True: set(), False: set()}
-    for path, shape in parameter_shapes(MiniCPMV46Config.from_dict(REAL)).items():
+    for path, shape in parameter_shapes(Config.from_dict(REAL)).items():
         module = path.removesuffix(".weight")
         if len(shape) == 2:
             found[module.startswith("language_model.")].add(form_in(Form(64, 4), module))

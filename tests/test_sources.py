@@ -19,18 +19,18 @@ from pictures import MEDIA
 from PIL import Image
 from refusals import IMAGE, VIDEO, refuse
 
-from minicpmv46.processing import MiniCPMV46Processor
+from minicpmv46.processing import Processor
 
 PICTURE, CLIP = MEDIA / "roof.png", MEDIA / "pan_short.mp4"
 SMALL: Any = {"max_slice_nums": 1, "max_num_frames": 2}
 
 
 @pytest.fixture(scope="module")
-def ours(processor: Callable[[str], MiniCPMV46Processor]) -> MiniCPMV46Processor:
+def ours(processor: Callable[[str], Processor]) -> Processor:
     return processor("base")
 
 
-def made(ours: MiniCPMV46Processor, kind: str, source: Any) -> np.ndarray:
+def made(ours: Processor, kind: str, source: Any) -> np.ndarray:
     media = {"images": [source]} if kind == "image" else {"videos": [source]}
     pixels: np.ndarray = ours(IMAGE if kind == "image" else VIDEO, **media, **SMALL)["pixel_values"]
     return pixels
@@ -53,7 +53,7 @@ def encoded(path: Path) -> str:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("kind", "path"), [("image", PICTURE), ("video", CLIP)], ids=["image", "video"])
-def test_forms(ours: MiniCPMV46Processor, form: str, kind: str, path: Path, tmp_path: Path) -> None:
+def test_forms(ours: Processor, form: str, kind: str, path: Path, tmp_path: Path) -> None:
     """Every form of both kinds gives the same pixels; also with spaces, % and # in the name."""
     expected = made(ours, kind, str(path))
     for name in (path.name, f"a b 50%20 #1{path.suffix}", f"ä+&=?{path.suffix}"):
@@ -62,14 +62,14 @@ def test_forms(ours: MiniCPMV46Processor, form: str, kind: str, path: Path, tmp_
         np.testing.assert_array_equal(made(ours, kind, FORMS[form](copy)), expected)
 
 
-def test_messages_with_base64(ours: MiniCPMV46Processor) -> None:
+def test_messages_with_base64(ours: Processor) -> None:
     for kind, path in (("image", PICTURE), ("video", CLIP)):
         message = {"role": "user", "content": [{"type": kind, "base64": encoded(path)}, {"type": "text", "text": "?"}]}
         inputs = ours.apply_chat_template([message], tokenize=True, return_dict=True, processor_kwargs=SMALL)
         np.testing.assert_array_equal(inputs["pixel_values"], made(ours, kind, path))
 
 
-def test_files_of_frames_are_one_video(ours: MiniCPMV46Processor, tmp_path: Path) -> None:
+def test_files_of_frames_are_one_video(ours: Processor, tmp_path: Path) -> None:
     """In a list, as Path or as text, in a call and in a message."""
     frames = np.random.RandomState(3).randint(0, 256, (3, 40, 60, 3)).astype(np.uint8)
     files = [tmp_path / f"{i}.png" for i in range(3)]
@@ -86,7 +86,7 @@ def test_files_of_frames_are_one_video(ours: MiniCPMV46Processor, tmp_path: Path
 
 
 @pytest.mark.parametrize(("kind", "ending"), [("image", "png"), ("video", "mp4")])
-def test_other_schemes_are_refused(ours: MiniCPMV46Processor, kind: str, ending: str) -> None:
+def test_other_schemes_are_refused(ours: Processor, kind: str, ending: str) -> None:
     """Before anything listens, connects or reads: FFmpeg knows dozens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -107,7 +107,7 @@ def test_other_schemes_are_refused(ours: MiniCPMV46Processor, kind: str, ending:
 
 
 @pytest.mark.parametrize("ending", ["mp4", "m3u8", "avi", "txt"])
-def test_playlists_are_no_videos(ours: MiniCPMV46Processor, ending: str, tmp_path: Path) -> None:
+def test_playlists_are_no_videos(ours: Processor, ending: str, tmp_path: Path) -> None:
     """Whatever their name is: FFmpeg reads and fetches what they list."""
     texts = {
         "hls": f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{CLIP.absolute()}\n#EXT-X-ENDLIST\n",
@@ -123,7 +123,7 @@ def test_playlists_are_no_videos(ours: MiniCPMV46Processor, ending: str, tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["image", "video"])
-def test_pipes_and_devices_are_not_read(ours: MiniCPMV46Processor, kind: str, tmp_path: Path) -> None:
+def test_pipes_and_devices_are_not_read(ours: Processor, kind: str, tmp_path: Path) -> None:
     """Reading a pipe would wait for ever, a device would never end."""
     pipe = tmp_path / "pipe.mp4"
     os.mkfifo(pipe)
@@ -132,7 +132,7 @@ def test_pipes_and_devices_are_not_read(ours: MiniCPMV46Processor, kind: str, tm
 
 
 @pytest.mark.parametrize("kind", ["image", "video"])
-def test_errors_are_short(ours: MiniCPMV46Processor, kind: str) -> None:
+def test_errors_are_short(ours: Processor, kind: str) -> None:
     """However long the source is; `refuse` bounds the text."""
     long = "a" * 300_000
     for source in (
@@ -159,7 +159,7 @@ def unloaded(kind: str) -> Image.Image:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG", "GIF"])
-def test_one_unloaded_image_many_times(ours: MiniCPMV46Processor, kind: str) -> None:
+def test_one_unloaded_image_many_times(ours: Processor, kind: str) -> None:
     """In one call and in many at once, each as alone; the caller's object stays what it is."""
     expected = ours(IMAGE, images=[unloaded(kind)])["pixel_values"]
     for _ in range(4):
@@ -188,7 +188,7 @@ def test_one_unloaded_image_many_times(ours: MiniCPMV46Processor, kind: str) -> 
     assert not wrong, wrong[:3]
 
 
-def test_errors_of_decoders_name_the_image(ours: MiniCPMV46Processor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_decoders_name_the_image(ours: Processor, monkeypatch: pytest.MonkeyPatch) -> None:
     """A damaged AVIF raises RuntimeError, a large image MemoryError, which stays the server's fault."""
     for error, kind in ((RuntimeError("bad"), ValueError), (MemoryError(), MemoryError), (EOFError(), ValueError)):
 

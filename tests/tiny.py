@@ -26,8 +26,9 @@ PIXEL_VALUES_PER_PATCH = 14 * 14 * 3
 
 @dataclass(frozen=True)
 class Variant:
-    """Sizes of one small checkpoint; the defaults are the base variant."""
+    """Model and sizes of one small checkpoint; the defaults are the base variant."""
 
+    model_type: str = "minicpmv4_6"
     seed: int = 46
     dtype: str = "float32"
     tied: bool = True
@@ -58,7 +59,11 @@ VARIANTS = {
     "value_heads": replace(_BASE, seed=47, value_heads=4),
     "untied": replace(_BASE, seed=48, tied=False, layers=8, value_dim=64, insert_layer=0, vision_heads=2),
     "bf16": replace(_BASE, dtype="bfloat16"),
+    "ocr": replace(_BASE, model_type="minicpm_ocr", seed=49, value_heads=4),
 }
+# How the names of each model's classes in transformers begin, and the token mode of its processor.
+CLASSES = {"minicpmv4_6": "MiniCPMV4_6", "minicpm_ocr": "MiniCPMOcr"}
+MODES = {"minicpmv4_6": "16x", "minicpm_ocr": "4x"}
 
 # (shape, kind of values); the kinds are the branches of _draw.
 _Spec = tuple[tuple[int, ...], str]
@@ -197,18 +202,19 @@ def save_safetensors(path: Path, tensors: dict[str, np.ndarray], dtype: str) -> 
 def config(variant: str = "base") -> dict[str, Any]:
     """`config.json` of a variant, with the official file's keys."""
     v = VARIANTS[variant]
+    of_4_6 = v.model_type == "minicpmv4_6"
     return {
-        "architectures": ["MiniCPMV4_6ForConditionalGeneration"],
+        "architectures": [f"{CLASSES[v.model_type]}ForConditionalGeneration"],
         "bos_token_id": None,
-        "drop_vision_last_layer": False,
+        **({"drop_vision_last_layer": False} if of_4_6 else {"downsample_mode": MODES[v.model_type]}),
         "dtype": v.dtype,
         "eos_token_id": ENDOFTEXT,
-        "image_size": 1120,
+        **({"image_size": 1120} if of_4_6 else {}),
         "image_token_id": IMAGE_PAD,
         "insert_layer_id": v.insert_layer,
         "merge_kernel_size": [2, 2],
         "merger_times": 1,
-        "model_type": "minicpmv4_6",
+        "model_type": v.model_type,
         "pad_token_id": None,
         "patch_size": 14,
         "text_config": {
@@ -263,7 +269,7 @@ def config(variant: str = "base") -> dict[str, Any]:
             "insert_layer_id": v.insert_layer,
             "intermediate_size": v.vision_intermediate,
             "layer_norm_eps": 1e-06,
-            "model_type": "minicpmv4_6_vision",
+            "model_type": f"{v.model_type}_vision",
             "num_attention_heads": v.vision_heads,
             "num_channels": 3,
             "num_hidden_layers": v.vision_layers,
@@ -286,13 +292,15 @@ def generation_config() -> dict[str, Any]:
     }
 
 
-def processor_config() -> dict[str, Any]:
+def processor_config(variant: str = "base") -> dict[str, Any]:
+    model_type = VARIANTS[variant].model_type
+    prefix, upsize = CLASSES[model_type], {"small_image_upsize": "always"} if model_type == "minicpm_ocr" else {}
     shared = {
         "do_convert_rgb": True,
         "do_normalize": True,
         "do_rescale": True,
         "do_resize": True,
-        "downsample_mode": "16x",
+        "downsample_mode": MODES[model_type],
         "image_mean": [0.5, 0.5, 0.5],
         "image_std": [0.5, 0.5, 0.5],
         "max_slice_nums": 9,
@@ -308,11 +316,11 @@ def processor_config() -> dict[str, Any]:
         "max_num_frames": 128,
         "return_metadata": False,
         "stack_frames": 1,
-        "video_processor_type": "MiniCPMV4_6VideoProcessor",
+        "video_processor_type": f"{prefix}VideoProcessor",
     }
     return {
-        "image_processor": {**shared, "image_processor_type": "MiniCPMV4_6ImageProcessor"},
-        "processor_class": "MiniCPMV4_6Processor",
+        "image_processor": {**shared, **upsize, "image_processor_type": f"{prefix}ImageProcessor"},
+        "processor_class": f"{prefix}Processor",
         "video_processor": {**shared, **video},
     }
 
@@ -385,7 +393,7 @@ def make_checkpoint(folder: Path, variant: str = "base", shards: int = 1) -> Pat
     dtype = VARIANTS[variant].dtype
     _write_json(folder / "config.json", config(variant))
     _write_json(folder / "generation_config.json", generation_config())
-    _write_json(folder / "processor_config.json", processor_config())
+    _write_json(folder / "processor_config.json", processor_config(variant))
     _write_json(folder / "tokenizer_config.json", tokenizer_config())
     for name in ("tokenizer.json", "chat_template.jinja"):
         (folder / name).write_bytes((DATA / name).read_bytes())

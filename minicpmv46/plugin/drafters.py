@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from minicpmv46.model import NO_SPECULATION
+from minicpmv46.model import no_speculation
 
 
 def validate_drafter_compatibility(target_model: Any, draft_model: Any, draft_kind: str | None) -> None:
     """`mlx_vlm.speculative.drafters.validate_drafter_compatibility`; always raises `ValueError`."""
-    raise ValueError(NO_SPECULATION)
+    raise ValueError(no_speculation(target_model.config.architecture.sibling))

@@ -18,9 +18,9 @@ from mlx_vlm.generate.ar import generate_step
 
 from minicpmv46 import options
 from minicpmv46.checks import quote
-from minicpmv46.model import NO_SPECULATION
+from minicpmv46.model import no_speculation
 from minicpmv46.plugin.messages import REQUEST
-from minicpmv46.processing import MiniCPMV46Processor
+from minicpmv46.processing import Processor
 from minicpmv46.spelling import meant
 
 # Keywords that go to the processor.
@@ -30,7 +30,7 @@ ARGUMENTS = {"num_videos": "video"}
 
 
 def prepare_inputs(
-    processor: MiniCPMV46Processor,
+    processor: Processor,
     images: Any = None,
     audio: Any = None,
     videos: Any = None,
@@ -70,13 +70,13 @@ def prepare_inputs(
 
 
 def _make_inputs(
-    processor: MiniCPMV46Processor, prompts: Any, *, audio: Any, keywords: Mapping[str, Any], **arguments: Any
+    processor: Processor, prompts: Any, *, audio: Any, keywords: Mapping[str, Any], **arguments: Any
 ) -> dict[str, mx.array]:
     """What the processor makes of its `arguments` and of its options among `keywords`."""
     if audio is not None and (not hasattr(audio, "__len__") or len(audio) > 0):
-        raise ValueError("MiniCPM-V 4.6 takes no audio")
+        raise ValueError(f"{processor.options.sibling.name} takes no audio")
     if keywords.get("draft_model") is not None:  # generation would ask the drafter for its layers first
-        raise ValueError(NO_SPECULATION)
+        raise ValueError(no_speculation(processor.options.sibling))
     refuse_misspelt(keywords)
     options = {name: keywords[name] for name in OPTIONS if keywords.get(name) is not None}
     # mlx-vlm's prefix cache knows pictures by `pixel_values` alone. Without the places, blank pictures of one area but
@@ -87,7 +87,7 @@ def _make_inputs(
 
 
 def training_inputs(
-    processor: MiniCPMV46Processor,
+    processor: Processor,
     prompts: Any,
     images: Any,
     audio: Any,

@@ -70,7 +70,7 @@ def apply_chat_template(
 
     def render(prompt: Any) -> Any:
         if num_audios:
-            raise ValueError("MiniCPM-V 4.6 takes no audio")
+            raise ValueError("this model takes no audio")
         messages = build_messages(prompt, num_images, num_videos)
         return messages if return_messages else _write(processor, messages, variables)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from minicpmv46.config import MODEL_TYPE, MiniCPMV46Config, TextConfig, VisionConfig
+from minicpmv46.config import Config, TextConfig, VisionConfig
 
 __all__ = ["ModelConfig", "TextConfig", "VisionConfig"]
 
@@ -24,8 +24,8 @@ class ModelConfig:
         eos_token_id: stop tokens, from `generation_config.json` where there is one.
     """
 
-    def __init__(self, architecture: MiniCPMV46Config, params: Mapping[str, Any]) -> None:
-        self.model_type = MODEL_TYPE
+    def __init__(self, architecture: Config, params: Mapping[str, Any]) -> None:
+        self.model_type = architecture.model_type
         self.architecture = architecture
         self.text_config = architecture.text_config
         self.vision_config = architecture.vision_config
@@ -38,7 +38,7 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, params: Mapping[str, Any]) -> ModelConfig:
         """Read a `config.json`; raises `ValueError` for what this model does not support."""
-        return cls(MiniCPMV46Config.from_dict(params), params)
+        return cls(Config.from_dict(params), params)
 
     def to_dict(self) -> dict[str, Any]:
         """Attributes that are set, for mlx-vlm's own use."""

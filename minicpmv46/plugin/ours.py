@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-MODEL_TYPE = "minicpmv4_6"  # `config.MODEL_TYPE`, without that module's imports
+from minicpmv46.siblings import SIBLINGS
 
 MARK = "__minicpmv46__"  # attribute of what is ours and has no class of ours: tokenizers
 
@@ -33,7 +33,7 @@ def keeps_our_prompts(coordinator: object, _: Keywords) -> bool:
 
 
 def is_our_processor(processor: object, _: Keywords) -> bool:
-    return _is_instance(processor, "minicpmv46.processing", "MiniCPMV46Processor")
+    return _is_instance(processor, "minicpmv46.processing", "Processor")
 
 
 def is_our_tokenizer(tokenizer: object, _: Keywords) -> bool:
@@ -43,7 +43,7 @@ def is_our_tokenizer(tokenizer: object, _: Keywords) -> bool:
 def is_our_config(config: object, _: Keywords) -> bool:
     """A config, a dict or an object."""
     value = config.get("model_type") if isinstance(config, dict) else getattr(config, "model_type", None)
-    return isinstance(value, str) and value.lower() == MODEL_TYPE  # as mlx-vlm compares it
+    return isinstance(value, str) and value.lower() in SIBLINGS  # as mlx-vlm compares it
 
 
 def is_our_folder(folder: object, keywords: Keywords) -> bool:
@@ -78,7 +78,9 @@ def _beginning(path: Path) -> bytes:
 
 
 def _names_our_model(content: bytes) -> bool:
-    return MODEL_TYPE.encode() in content.replace(b"\0", b"").lower()  # in UTF-16 too
+    text = content.replace(b"\0", b"").lower()  # in UTF-16 too
+    names = (name for row in SIBLINGS.values() for name in (row.model_type, row.class_prefix))
+    return any(name.lower().encode() in text for name in names)
 
 
 def is_our_checkpoint(path: object, keywords: Keywords) -> bool:

@@ -53,7 +53,7 @@ TABLE: tuple[Patch | Entry, ...] = (
         "mlx_vlm.utils",
         "MODEL_REMAPPING",
         value=ARCHITECTURE.rpartition(".")[2],
-        why="mlx-vlm finds a model by its type among its own modules and has one of this type",
+        why="mlx-vlm finds a model by its type among its own modules: it has one of 4.6, and none of MiniCPM-OCR",
         until=ENTRY_POINTS,
     ),
     Patch(
@@ -65,7 +65,7 @@ TABLE: tuple[Patch | Entry, ...] = (
         # Not before: who uses transformers without mlx-vlm finds it as it was. And again when mlx-vlm's own port, which
         # that of 4.7 imports, has put itself in front, where it would hide what is wrong with a processor.
         after=("mlx_vlm.utils", "mlx_vlm.models.minicpmv4_6.processing_minicpmv4_6"),
-        why="mlx-vlm's loader, and programs beside it, ask AutoProcessor, whose class for this type needs torch",
+        why="mlx-vlm's loader, and programs beside it, ask AutoProcessor, whose classes for these types need torch",
         until="a model's module that names its processor",
     ),
     # Requests
@@ -91,7 +91,7 @@ TABLE: tuple[Patch | Entry, ...] = (
         "mlx_vlm.prompt_utils",
         "MODEL_CONFIG",
         value_of="MessageFormat.LIST_WITH_IMAGE_FIRST",
-        why="`get_message_json` writes images of this type as text that the official template does not know",
+        why="`get_message_json` writes images of 4.6 as text that the official template does not know",
         until=ENTRY_POINTS,
     ),
     Patch(

@@ -23,7 +23,7 @@ from minicpmv46.checks import quote
 from minicpmv46.plugin.inputs import OPTIONS, refuse_misspelt
 from minicpmv46.plugin.messages import apply_chat_template, check_tool_call, has_video
 from minicpmv46.plugin.requests import BadRequestError, RequestArguments, preparation_of
-from minicpmv46.processing import MiniCPMV46Processor
+from minicpmv46.processing import Processor
 
 # Fields with an object of processor options: mlx-vlm's flag has the first name, vLLM's field the second.
 OBJECTS = ("processor_kwargs", "mm_processor_kwargs")
@@ -36,7 +36,7 @@ _RENDERING = {
     name
     for function in (
         apply_chat_template,
-        MiniCPMV46Processor.apply_chat_template,
+        Processor.apply_chat_template,
         PreTrainedTokenizerBase.apply_chat_template,
     )
     for name in inspect.signature(function).parameters
@@ -46,7 +46,7 @@ _RENDERING = {
 def request_arguments(
     original: Callable[..., GenerationArguments],
     request: Any,
-    processor: MiniCPMV46Processor,
+    processor: Processor,
     *args: Any,
     **kwargs: Any,
 ) -> RequestArguments:
@@ -104,7 +104,7 @@ def check_bias(bias: Any, tokens: int) -> None:
             raise ValueError(f"logit_bias of token {token} must be a number, not {quote(value)}")
 
 
-def processor_options(request: Any, processor: MiniCPMV46Processor) -> dict[str, Any]:
+def processor_options(request: Any, processor: Processor) -> dict[str, Any]:
     """Options of the processor among a request's fields and in its objects of options; null is no option.
 
     Raises:
@@ -191,6 +191,6 @@ def _of_others(name: str, request: Any) -> bool:
     return name == "mode" and not re.fullmatch(r"\d+x?", str(getattr(request, name, "")), re.IGNORECASE)
 
 
-def _check_options(processor: MiniCPMV46Processor, place: str, options: Mapping[str, Any]) -> None:
+def _check_options(processor: Processor, place: str, options: Mapping[str, Any]) -> None:
     """Names and values; a video's metadata show with the video whether they fit."""
     processor.options.updated(place, **{name: value for name, value in options.items() if name != "video_metadata"})

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-from minicpmv46.plugin.ours import MODEL_TYPE
 from minicpmv46.plugin.patches import TABLE
 from minicpmv46.plugin.rows import Entry, Patch
+from minicpmv46.siblings import SIBLINGS
 
 ROW = "__minicpmv46_row__"  # attribute of a replacement: its row
 
@@ -134,4 +134,4 @@ def _enter(row: Entry, module: ModuleType) -> None:
     names = lookup(module, row.name)
     value = row.value or lookup(module, row.value_of)
     if isinstance(names, dict) and value is not None:
-        names[MODEL_TYPE] = value
+        names.update(dict.fromkeys(SIBLINGS, value))

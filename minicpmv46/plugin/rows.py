@@ -43,7 +43,7 @@ class Patch:
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry for our model type in a dict of mlx-vlm.
+    """An entry for our model types in a dict of mlx-vlm.
 
     Attributes:
         module, name: the dict.

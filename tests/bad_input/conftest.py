@@ -9,11 +9,11 @@ from mlx_vlm import load
 from pictures import MEDIA
 
 from minicpmv46.model import LanguageModel, Model
-from minicpmv46.processing import MiniCPMV46Processor
+from minicpmv46.processing import Processor
 
 
 @pytest.fixture(scope="module")
-def ours(processor: Callable[[str], MiniCPMV46Processor]) -> MiniCPMV46Processor:
+def ours(processor: Callable[[str], Processor]) -> Processor:
     return processor("base")
 
 

@@ -13,11 +13,11 @@ from PIL import Image
 from refusals import IMAGE, PIXELS, refuse
 from tiny import IMAGE_PAD, VIDEO_PAD
 
-from minicpmv46.processing import MiniCPMV46Processor
+from minicpmv46.processing import Processor
 
 
 @pytest.fixture(scope="module")
-def inputs(ours: MiniCPMV46Processor) -> dict[str, Any]:
+def inputs(ours: Processor) -> dict[str, Any]:
     """One small image: 32x32 patches or so, and its prompt."""
     return dict(ours(f"{IMAGE} ?", images=PIXELS))
 
@@ -104,9 +104,7 @@ def test_embeddings_with_features_of_another_request(loaded: tuple[Any, Any], in
 
 
 @pytest.mark.parametrize("shape", ["flat", "rows"])
-def test_embeddings_of_rows_that_agree_in_sum_only(
-    loaded: tuple[Any, Any], ours: MiniCPMV46Processor, shape: str
-) -> None:
+def test_embeddings_of_rows_that_agree_in_sum_only(loaded: tuple[Any, Any], ours: Processor, shape: str) -> None:
     """Two rows, two images: one each is right, both in the first row or one in halves is not."""
     one = ours([f"{IMAGE} a", f"{IMAGE} b"], images=[PIXELS, PIXELS])
     both = ours([f"{IMAGE}{IMAGE} a", "b"], images=[[PIXELS, PIXELS], []])

@@ -14,7 +14,7 @@ from PIL import Image
 from refusals import FRAMES, IMAGE, METADATA, PIXELS, VIDEO, refuse
 from tiny import IMAGE_PAD
 
-from minicpmv46.processing import MiniCPMV46Processor
+from minicpmv46.processing import Processor
 
 
 @pytest.mark.parametrize(
@@ -27,13 +27,13 @@ from minicpmv46.processing import MiniCPMV46Processor
         ("half.png", "truncated"),
     ],
 )
-def test_image_file(ours: MiniCPMV46Processor, broken: Path, name: str, word: str) -> None:
+def test_image_file(ours: Processor, broken: Path, name: str, word: str) -> None:
     """The second image of two, so that the number is worth something; the path is in the message."""
     for source in (str(broken / name), broken / name):
         refuse(lambda source=source: ours(IMAGE * 2, images=[PIXELS, source]), "image 1", name, word)
 
 
-def test_image_data(ours: MiniCPMV46Processor) -> None:
+def test_image_data(ours: Processor) -> None:
     """Open files and data URIs; an error must not repeat the data."""
     data = (MEDIA / "flower.png").read_bytes()
     refuse(lambda: ours(IMAGE, images=io.BytesIO(data[:30_000])), "image 0", "BytesIO", "truncated")
@@ -49,7 +49,7 @@ def test_image_data(ours: MiniCPMV46Processor) -> None:
     [(5, "int"), (2.5, "float"), ({"url": "a.png"}, "dict"), (object(), "object"), (b"\x89PNG", "bytes")],
     ids=lambda value: type(value).__name__,
 )
-def test_not_an_image(ours: MiniCPMV46Processor, value: Any, word: str) -> None:
+def test_not_an_image(ours: Processor, value: Any, word: str) -> None:
     refuse(lambda: ours(IMAGE, images=value), "image 0", word)
     refuse(lambda: ours(IMAGE * 2, images=[PIXELS, value]), "image 1", word)
 
@@ -70,12 +70,12 @@ def test_not_an_image(ours: MiniCPMV46Processor, value: Any, word: str) -> None:
     ],
     ids=lambda value: "" if isinstance(value, tuple) else f"{type(value).__name__}{getattr(value, 'shape', '')}",
 )
-def test_image_array(ours: MiniCPMV46Processor, value: Any, words: tuple[str, ...]) -> None:
+def test_image_array(ours: Processor, value: Any, words: tuple[str, ...]) -> None:
     """Arrays of pixels are uint8 with one, three or four channels, and hold a pixel."""
     refuse(lambda: ours(IMAGE, images=[value]), "image 0", *words)
 
 
-def test_images_as_mlx_arrays(ours: MiniCPMV46Processor) -> None:
+def test_images_as_mlx_arrays(ours: Processor) -> None:
     """Arrays that are not evaluated yet, which only this thread can do."""
     expected = ours(IMAGE * 2, images=[PIXELS, 255 - PIXELS])
     inputs = ours(IMAGE * 2, images=[mx.array(PIXELS) * 1, 255 - mx.array(PIXELS)])
@@ -92,7 +92,7 @@ def test_images_as_mlx_arrays(ours: MiniCPMV46Processor) -> None:
     ],
 )
 def test_extreme_images_follow_the_rule(
-    ours: MiniCPMV46Processor, size: tuple[int, int], mode: str, grid: tuple[int, int], tokens: int
+    ours: Processor, size: tuple[int, int], mode: str, grid: tuple[int, int], tokens: int
 ) -> None:
     """As many pixels as 448x448 has, in the image's shape, however long that gets; worked out by hand."""
     height, width = size
@@ -103,7 +103,7 @@ def test_extreme_images_follow_the_rule(
     assert estimate_num_image_tokens(ours, height, width, downsample_mode=mode) == tokens
 
 
-def test_sizes_without_pixels(ours: MiniCPMV46Processor) -> None:
+def test_sizes_without_pixels(ours: Processor) -> None:
     refuse(lambda: estimate_num_image_tokens(ours, 0, 20), "0x20")
     refuse(lambda: estimate_num_image_tokens(ours, 20, -1), "20x-1")
     refuse(lambda: estimate_num_image_tokens(ours, 20, 20, max_slice_nums=0), "max_slice_nums", "0")
@@ -123,7 +123,7 @@ def test_sizes_without_pixels(ours: MiniCPMV46Processor) -> None:
         ("folder.png", "no file"),
     ],
 )
-def test_video_file(ours: MiniCPMV46Processor, broken: Path, name: str, word: str) -> None:
+def test_video_file(ours: Processor, broken: Path, name: str, word: str) -> None:
     refuse(lambda: ours(VIDEO * 2, videos=[FRAMES, str(broken / name)]), "video 1", name, word)
 
 
@@ -147,13 +147,13 @@ def test_video_file(ours: MiniCPMV46Processor, broken: Path, name: str, word: st
     ],
     ids=range(14),
 )
-def test_video_frames(ours: MiniCPMV46Processor, videos: Any, words: tuple[str, ...]) -> None:
+def test_video_frames(ours: Processor, videos: Any, words: tuple[str, ...]) -> None:
     with pytest.raises((ValueError, TypeError)) as caught:
         ours(VIDEO, videos=videos)
     assert not [word for word in words if word not in str(caught.value)], f"{words}: {caught.value}"
 
 
-def test_frames_of_different_sizes(ours: MiniCPMV46Processor) -> None:
+def test_frames_of_different_sizes(ours: Processor) -> None:
     """They cannot be composed into one picture; one by one they are as good as any."""
     frames = [*FRAMES[:5], FRAMES[5][:20]]
     refuse(
@@ -180,15 +180,15 @@ def test_frames_of_different_sizes(ours: MiniCPMV46Processor) -> None:
     ],
     ids=lambda value: "" if isinstance(value, tuple) else str(value)[:60],
 )
-def test_video_metadata(ours: MiniCPMV46Processor, metadata: Any, words: tuple[str, ...]) -> None:
+def test_video_metadata(ours: Processor, metadata: Any, words: tuple[str, ...]) -> None:
     refuse(lambda: ours(VIDEO, videos=[FRAMES], video_metadata=metadata), *words)
 
 
-def test_one_metadata_for_two_videos(ours: MiniCPMV46Processor) -> None:
+def test_one_metadata_for_two_videos(ours: Processor) -> None:
     refuse(lambda: ours(VIDEO * 2, videos=[FRAMES, FRAMES], video_metadata=METADATA), "video_metadata", "2 videos")
 
 
-def test_stacking_needs_a_frame_rate(ours: MiniCPMV46Processor) -> None:
+def test_stacking_needs_a_frame_rate(ours: Processor) -> None:
     refuse(lambda: ours(VIDEO, videos=FRAMES, stack_frames=3), "video 0", "stack_frames = 3", "video_metadata")
 
 
@@ -196,7 +196,7 @@ def test_stacking_needs_a_frame_rate(ours: MiniCPMV46Processor) -> None:
 
 
 @pytest.mark.parametrize(("token", "argument", "kind"), [(IMAGE, "images", "image"), (VIDEO, "videos", "video")])
-def test_placeholders_and_media(ours: MiniCPMV46Processor, token: str, argument: str, kind: str) -> None:
+def test_placeholders_and_media(ours: Processor, token: str, argument: str, kind: str) -> None:
     """Both numbers are in the message, whichever is larger; over all prompts of a call."""
     one = PIXELS if kind == "image" else FRAMES
     for text, media, found, given in (
@@ -210,6 +210,6 @@ def test_placeholders_and_media(ours: MiniCPMV46Processor, token: str, argument:
     refuse(lambda: ours(token), f"1 {token} placeholder,", f"0 {kind}s")
 
 
-def test_image_for_a_video_placeholder(ours: MiniCPMV46Processor) -> None:
+def test_image_for_a_video_placeholder(ours: Processor) -> None:
     refuse(lambda: ours(VIDEO, images=PIXELS), "0 <|image_pad|>", "1 image")
     refuse(lambda: ours(IMAGE, videos=FRAMES), "1 <|image_pad|>", "0 images")

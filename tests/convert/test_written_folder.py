@@ -14,14 +14,14 @@ from conversions import IMAGE_CASES, TEXT_CASES, assert_same_tensors, convert_he
 from mlx_vlm.utils import load_model
 from quantized import FORMATS, Folders, stored_tensors
 
-from minicpmv46.processing import MiniCPMV46Processor
+from minicpmv46.processing import Processor
 
 
 @pytest.mark.parametrize("name", ["bf16", "untied", "4bit", "mixed", "nvfp4", "awq"])
 def test_processor_files(name: str, converted: Folders, source: Folders) -> None:
     """Template, options, special tokens, stop tokens, ids and pixels are those of the source."""
     folder, original = converted(name), source(FORMATS[name].variant)
-    after, before = MiniCPMV46Processor.from_pretrained(folder), MiniCPMV46Processor.from_pretrained(original)
+    after, before = Processor.from_pretrained(folder), Processor.from_pretrained(original)
     written = {"README.md", "model.safetensors.index.json"}
     assert {f.name for f in folder.iterdir()} == {f.name for f in original.iterdir()} | written
     for file in ("chat_template.jinja", "generation_config.json"):

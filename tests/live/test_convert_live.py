@@ -21,7 +21,7 @@ import torch
 from transformers.models.minicpmv4_6.modeling_minicpmv4_6 import MiniCPMV4_6ForConditionalGeneration
 from transformers.models.minicpmv4_6.processing_minicpmv4_6 import MiniCPMV4_6Processor
 
-from minicpmv46.processing import MiniCPMV46Processor
+from minicpmv46.processing import Processor
 
 Folders = Callable[[str], Path]
 
@@ -97,7 +97,7 @@ def test_transformers_answers_as_we_do(name: str, converted: Folders) -> None:
     """Prompt ids, pixels, logits and tokens of one converted folder, by the official code and by ours, float32."""
     case = BY_NAME[IMAGE_CASES[VARIANT[name]][0]]
     expected = oracle.Oracle(converted(name)).run(case)
-    inputs = stages.process(MiniCPMV46Processor.from_pretrained(converted(name)), case)
+    inputs = stages.process(Processor.from_pretrained(converted(name)), case)
     np.testing.assert_array_equal(inputs["input_ids"][0], expected["input_ids"])
     np.testing.assert_array_equal(inputs["pixel_values"], expected["pixel_values"])
     result = stages.run(load_model(converted(name)), inputs, case.new_tokens, len(expected["logits"]))

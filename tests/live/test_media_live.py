@@ -22,7 +22,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from transformers.models.minicpmv4_6.modeling_minicpmv4_6 import MiniCPMV4_6Config, MiniCPMV4_6Merger
 from transformers.video_utils import VideoMetadata
 
-from minicpmv46.config import MiniCPMV46Config
+from minicpmv46.config import Config
 from minicpmv46.merger import Merger
 
 
@@ -80,7 +80,7 @@ def test_merger_rounds(times: int) -> None:
     params = {**tiny.config("base"), "merger_times": times}
     torch.manual_seed(times)
     theirs = MiniCPMV4_6Merger(MiniCPMV4_6Config(**{k: v for k, v in params.items() if k != "model_type"}))
-    ours = Merger(MiniCPMV46Config.from_dict(params))
+    ours = Merger(Config.from_dict(params))
     weights = {name: mx.array(value.detach().numpy()) for name, value in theirs.named_parameters()}
     assert weights.keys() == dict(tree_flatten(ours.parameters())).keys()
     ours.update(tree_unflatten(list(weights.items())))

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from environments import Environment
 
-from minicpmv46 import config, guard
-from minicpmv46.plugin import ours, patches
+from minicpmv46 import guard, siblings
+from minicpmv46.plugin import patches
 
 ROOT = Path(__file__).parents[2]
 
@@ -193,5 +193,5 @@ def test_damage_where_pth_files_are_not_read(environment: Environment, checkpoin
 
 def test_the_model_type_is_the_same_everywhere() -> None:
     """The guard and the questions asked of every model import nothing for it."""
-    assert config.MODEL_TYPE == guard.MODEL_TYPE == ours.MODEL_TYPE
+    assert tuple(siblings.SIBLINGS) == guard.MODEL_TYPES
     assert guard.REFUSED == patches.ARCHITECTURE

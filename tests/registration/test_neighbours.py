@@ -32,12 +32,12 @@ def test_auto_processor_gives_ours(installed: Environment, checkpoint: Path, bef
         from transformers import AutoProcessor
         {before}
         import pathlib
-        from minicpmv46 import MiniCPMV46Processor
+        from minicpmv46 import Processor
 
         for path in (PATH, pathlib.Path(PATH)):
             processor = AutoProcessor.from_pretrained(path, trust_remote_code=True)
-            assert type(processor) is MiniCPMV46Processor
-            assert type(AutoProcessor.from_pretrained(pretrained_model_name_or_path=path)) is MiniCPMV46Processor
+            assert type(processor) is Processor
+            assert type(AutoProcessor.from_pretrained(pretrained_model_name_or_path=path)) is Processor
     """)
 
 

@@ -60,10 +60,10 @@ def test_processor_failure_is_shown_as_it_is(
     code = f"""
         import pathlib
         import mlx_vlm.utils
-        from minicpmv46 import MiniCPMV46Processor
+        from minicpmv46 import Processor
 
         errors = []
-        for load in (MiniCPMV46Processor.from_pretrained, mlx_vlm.utils.load_processor):
+        for load in (Processor.from_pretrained, mlx_vlm.utils.load_processor):
             try:
                 load(pathlib.Path({str(tmp_path)!r}))
             except (TypeError, ValueError) as error:
@@ -109,7 +109,7 @@ def test_hub_repository_and_options_reach_our_processor(installed: Environment, 
         )
         loaded = []
         ours = SimpleNamespace(tokenizer=SimpleNamespace())
-        minicpmv46.processing.MiniCPMV46Processor.from_pretrained = lambda path, **options: (
+        minicpmv46.processing.Processor.from_pretrained = lambda path, **options: (
             loaded.append((path, options)) or ours
         )
         assert mlx_vlm.utils.AutoProcessor.from_pretrained("owner/name", revision="1", use_fast=True) is ours

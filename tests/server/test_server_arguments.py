@@ -12,7 +12,7 @@ from mlx_vlm.prompt_utils import apply_chat_template
 from mlx_vlm.utils import prepare_inputs
 from serving import ANTHROPIC, CHAT, RESPONSES, data_uri, skip_without_server
 
-from minicpmv46.processing import MiniCPMV46Processor
+from minicpmv46.processing import Processor
 
 skip_without_server()
 
@@ -76,7 +76,7 @@ def test_faults_of_ours(engine: Any, monkeypatch: pytest.MonkeyPatch, endpoint: 
     def fail(*args: Any, **kwargs: Any) -> Any:
         raise error("of ours")
 
-    whole = MiniCPMV46Processor.__call__
+    whole = Processor.__call__
 
     def fail_for_images(self: Any, text: Any, images: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Not where the options of a request are checked, on a text."""
@@ -84,7 +84,7 @@ def test_faults_of_ours(engine: Any, monkeypatch: pytest.MonkeyPatch, endpoint: 
 
     for owner, failing in (("__call__", fail_for_images), ("apply_chat_template", fail)):
         with monkeypatch.context() as patched:
-            patched.setattr(MiniCPMV46Processor, owner, failing)
+            patched.setattr(Processor, owner, failing)
             for stream in (False, True):
                 status, detail = answered(endpoint, **question(endpoint, "?", data_uri(ROOF)), stream=stream)
                 assert status >= 500 and "of ours" in detail, f"{owner}, streamed: {stream}: {status} {detail}"
@@ -102,7 +102,7 @@ def test_inputs_are_made_once_and_let_go(
 
     prompts: list[str] = []
     preparations: list[Any] = []
-    whole, init = MiniCPMV46Processor.__call__, requests.Preparation.__init__
+    whole, init = Processor.__call__, requests.Preparation.__init__
 
     def call(self: Any, text: Any, images: Any = None, *args: Any, **kwargs: Any) -> Any:
         if images:
@@ -113,7 +113,7 @@ def test_inputs_are_made_once_and_let_go(
         init(self, *args)
         preparations.append(self)
 
-    monkeypatch.setattr(MiniCPMV46Processor, "__call__", call)
+    monkeypatch.setattr(Processor, "__call__", call)
     monkeypatch.setattr(requests.Preparation, "__init__", keep)
     status, detail = answered(endpoint, **question(endpoint, "What?", data_uri(ROOF)), stream=stream)
     assert status == 200, detail

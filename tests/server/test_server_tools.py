@@ -15,7 +15,7 @@ import tiny
 from mlx_vlm.utils import load_processor
 from serving import events, skip_without_server, template_with_tools
 
-from minicpmv46.processing import MiniCPMV46Processor
+from minicpmv46.processing import Processor
 
 skip_without_server()
 
@@ -69,7 +69,7 @@ ANSWERS = {
 class Scripted:
     """In the place of the server's generator: a fixed answer, a token at a time."""
 
-    def __init__(self, processor: MiniCPMV46Processor, text: str) -> None:
+    def __init__(self, processor: Processor, text: str) -> None:
         self.processor, self.tokenizer, self.text = processor, processor.tokenizer, text
 
     def generate(self, *args: Any, **kwargs: Any) -> tuple[Any, Iterator[Any]]:
@@ -93,18 +93,16 @@ class Scripted:
 
 
 @pytest.fixture(scope="module")
-def processor(tmp_path_factory: pytest.TempPathFactory) -> MiniCPMV46Processor:
+def processor(tmp_path_factory: pytest.TempPathFactory) -> Processor:
     folder = tiny.make_checkpoint(tmp_path_factory.mktemp("tools"))
     template = folder / "chat_template.jinja"
     template.write_text(template_with_tools(template.read_text()))
-    processor: MiniCPMV46Processor = load_processor(folder)
+    processor: Processor = load_processor(folder)
     return processor
 
 
 @pytest.fixture(params=ANSWERS)
-def scripted(
-    request: pytest.FixtureRequest, processor: MiniCPMV46Processor, monkeypatch: pytest.MonkeyPatch
-) -> tuple[Any, ...]:
+def scripted(request: pytest.FixtureRequest, processor: Processor, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, ...]:
     """One of the answers above; the server's endpoints give it."""
     import mlx_vlm.server
     from mlx_vlm.server import anthropic, openai

@@ -1,0 +1,53 @@
+"""How large the letters in a small image are: what `small_image_upsize="adaptive"` enlarges an image by.
+
+The official classifier: an Otsu threshold parts ink from paper, 8-connected components of ink are glyphs, and small
+glyphs that stand close together are text that has to be enlarged to be read. Thresholds are those that the model was
+trained with. OpenCV, which comes with mlx-vlm, does the same work there.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .slicing import TINY_PIXELS, TINY_RESOLUTION, Resolution
+
+# Text is small up to this median height of its glyphs in pixels, and dense from so many glyphs in 1,000 pixels.
+SMALL_HEIGHT, DENSE = 12.0, 2.0
+# Components of fewer pixels or of less height are specks; those as wide or high as the image, almost, are frames.
+MIN_AREA, MIN_HEIGHT, FRAME = 3, 2, 0.9
+# Luma of red, green and blue in 65,536ths, as Pillow computes it (ITU-R 601-2).
+LUMA = (19595, 38470, 7471)
+
+
+def upsize_resolution(pixels: np.ndarray, scale_resolution: int) -> Resolution:
+    """Side in pixels of the square whose area an image is enlarged to, None where it keeps its size.
+
+    Args:
+        pixels: uint8 [height, width, 3].
+        scale_resolution: the side for small dense text.
+    """
+    height, width = pixels.shape[:2]
+    heights = glyph_heights(pixels)
+    dense = len(heights) * 1000.0 / (width * height) >= DENSE
+    if dense and 0 < np.median(heights) <= SMALL_HEIGHT:
+        return scale_resolution
+    return TINY_RESOLUTION if height * width < TINY_PIXELS else None
+
+
+def glyph_heights(pixels: np.ndarray) -> np.ndarray:
+    """Heights in pixels of the glyphs in uint8 [height, width, 3], int32 [glyphs]."""
+    import cv2
+
+    height, width = pixels.shape[:2]
+    levels = pixels.astype(np.int32)
+    gray = (levels @ np.array(LUMA, np.int32) + 32768 >> 16).astype(np.uint8)
+    _, paper = cv2.threshold(gray, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    ink = paper == 0
+    if ink.mean() > 0.5:  # glyphs cover less than half of an image: these are light on dark
+        ink = ~ink
+    _, _, stats, _ = cv2.connectedComponentsWithStats(ink.astype(np.uint8), connectivity=8)
+    components = stats[1:]  # the first is everything that is not ink
+    widths, heights, areas = (components[:, i] for i in (cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT, cv2.CC_STAT_AREA))
+    glyphs = (areas >= MIN_AREA) & (heights >= MIN_HEIGHT) & (widths < FRAME * width) & (heights < FRAME * height)
+    found: np.ndarray = heights[glyphs]
+    return found
