@@ -54,6 +54,7 @@ class OcrOptions(Options):
     """Those of a model that has `small_image_upsize`; in a class of its own, as digests hold the class."""
 
     small_image_upsize: str | None = None
+    scale_resolution: int | None = None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Cases of MiniCPM-OCR: its defaults, its resize, and what `small_image_upsize` does to each kind of picture."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from case import Case, OcrOptions, Turn, ask
 from pictures import Clip, Negative, Picture, Scan
@@ -64,8 +65,10 @@ def ocr_cases() -> Iterator[Case]:
     yield Case("ocr_page_adaptive_no_slices", ask(page, READ), whole, "ocr")
     yield Case("ocr_page_never_one_slice", ask(page, READ), OcrOptions("16x", 1, small_image_upsize="never"), "ocr")
     yield Case("ocr_nine_slices", ask(Picture("waves", (1200, 1000)), READ), OcrOptions("16x"), "ocr", new_tokens=4)
-    many = OcrOptions("16x", max_slice_nums=36, small_image_upsize="adaptive")
-    yield Case("ocr_36_slices_adaptive", ask(Picture("tiles", (1900, 2100)), READ), many, "ocr", new_tokens=4)
+    # Units of 112 pixels a side, so that a small page has as many slices.
+    many = OcrOptions(max_slice_nums=36, small_image_upsize="adaptive", scale_resolution=112)
+    yield Case("ocr_36_slices_adaptive", ask(page, READ), many, "ocr", new_tokens=4)
+    yield Case("ocr_36_slices_scan", ask(Scan("page.png"), READ), replace(many, small_image_upsize="always"), "ocr")
 
     # Pillow modes, several pictures, turns, a clip
     yield Case("ocr_mode_rgba", ask(Picture("logo_rgba.png"), READ), adaptive, "ocr", new_tokens=4)
