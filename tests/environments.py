@@ -14,8 +14,9 @@ TAKEN_OVER = """
     import mlx_vlm.prompt_utils, mlx_vlm.utils, transformers
     from importlib.util import find_spec
 
-    assert mlx_vlm.utils.MODEL_REMAPPING["minicpmv4_6"] == "minicpmv46"
-    assert mlx_vlm.prompt_utils.MODEL_CONFIG["minicpmv4_6"].name == "LIST_WITH_IMAGE_FIRST"
+    for model_type in ("minicpmv4_6", "minicpm_ocr"):
+        assert mlx_vlm.utils.MODEL_REMAPPING[model_type] == "minicpmv46"
+        assert mlx_vlm.prompt_utils.MODEL_CONFIG[model_type].name == "LIST_WITH_IMAGE_FIRST"
     assert find_spec("mlx_vlm.models.minicpmv46").origin.endswith("arch.py")
     for function in (
         mlx_vlm.utils.load_model,
@@ -31,7 +32,8 @@ LEFT_ALONE = """
     import mlx_vlm.prompt_utils, mlx_vlm.utils, transformers
     from importlib.util import find_spec
 
-    assert "minicpmv4_6" not in mlx_vlm.utils.MODEL_REMAPPING
+    assert not {"minicpmv4_6", "minicpm_ocr"} & set(mlx_vlm.utils.MODEL_REMAPPING)
+    assert "minicpm_ocr" not in mlx_vlm.prompt_utils.MODEL_CONFIG
     assert mlx_vlm.prompt_utils.MODEL_CONFIG["minicpmv4_6"].name != "LIST_WITH_IMAGE_FIRST"
     assert find_spec("mlx_vlm.models.minicpmv46") is None
     for function in (

@@ -130,8 +130,21 @@ def _replace(row: Patch, module: ModuleType) -> tuple[Function, Function] | None
     return (original, function) if owner is module else None
 
 
+class Entered(str):
+    """A text of ours in a dict of mlx-vlm; `instead_of` is what was there, None for nothing."""
+
+    instead_of: str | None = None
+
+
 def _enter(row: Entry, module: ModuleType) -> None:
     names = lookup(module, row.name)
     value = row.value or lookup(module, row.value_of)
-    if isinstance(names, dict) and value is not None:
-        names.update(dict.fromkeys(SIBLINGS, value))
+    if not isinstance(names, dict) or value is None:
+        return
+    for model_type in SIBLINGS:
+        if row.value and not isinstance(names.get(model_type), Entered):
+            entered = Entered(row.value)
+            entered.instead_of = names.get(model_type)
+            names[model_type] = entered
+        elif not row.value:
+            names[model_type] = value

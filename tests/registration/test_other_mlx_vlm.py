@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tiny
 from environments import Environment
 
 
@@ -75,3 +76,45 @@ def test_older_or_changed_mlx_vlm(
     assert sentence.startswith("minicpmv46 0.1.0 does not fit mlx-vlm 0.7.") and sentence.endswith(".")
     assert clause in sentence
     assert sentence.count(" is missing") == ("is missing" in clause)
+
+
+@pytest.mark.parametrize("as_module", [True, False], ids=["module", "entry"])
+def test_mlx_vlm_with_a_port_of_minicpm_ocr(installed: Environment, tmp_path: Path, as_module: bool) -> None:
+    """Ours is used, one sentence says so, and theirs stays where it is: it is used where this package is disabled."""
+    [folder] = (installed.paths().split(os.pathsep))[1:]
+    # An mlx-vlm to come, with a module for the model, or that reads it by its port of 4.6.
+    entry = "" if as_module else ' "minicpm_ocr": "minicpmv4_6",'
+    rewrite(Path(folder) / "mlx_vlm", tmp_path / "mlx_vlm", "MODEL_REMAPPING = {", f"MODEL_REMAPPING = {{{entry}")
+    if as_module:
+        models = tmp_path / "mlx_vlm" / "models"
+        whole = models.resolve()
+        models.unlink()
+        models.mkdir()
+        for module in whole.iterdir():
+            (models / module.name).symlink_to(module)
+        (models / "minicpm_ocr.py").write_text("from mlx_vlm.models.minicpmv4_6 import *\n")
+    checkpoint = tiny.make_checkpoint(tmp_path / "checkpoint", "ocr")
+    code = f"""
+        import warnings
+
+        import mlx_vlm.utils
+
+        config = {{"model_type": "minicpm_ocr"}}
+        module = mlx_vlm.utils.get_model_and_args(config)[0]
+        print(module.Model.__module__)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            if module.Model.__module__ == "minicpmv46.model":
+                mlx_vlm.load({str(checkpoint)!r})
+        print(*[str(entry.message) for entry in told if "minicpm_ocr" in str(entry.message)], sep="\\n")
+        if {as_module}:
+            import mlx_vlm.models.minicpm_ocr as theirs
+
+            assert theirs.Model.__module__ == "mlx_vlm.models.minicpmv4_6.minicpmv4_6"
+    """
+    [port, *sentences] = installed.run(code, pythonpath=tmp_path).splitlines()
+    assert port == "minicpmv46.model"
+    assert sentences == [
+        "mlx-vlm has a port of minicpm_ocr too; minicpmv46's is used (MINICPMV46_DISABLE=1 uses mlx-vlm's)"
+    ]
+    assert installed.run(code, pythonpath=tmp_path, disable="1").split() == ["mlx_vlm.models.minicpmv4_6.minicpmv4_6"]
