@@ -47,6 +47,8 @@ TEXT = frozenset((*TEXT_CHECKS, "attn_output_gate", "hidden_act", "mlp_only_laye
 # Position ids are the same on all three axes here, so sections and interleaving of MRoPE change nothing.
 ROPE = ("rope_type", "type", "rope_theta", "partial_rotary_factor", "mrope_section", "mrope_interleaved")
 # The root's sizes repeat those of the vision section; quantization is mlx-vlm's, and sampling is generation's.
+# `image_size` and `drop_vision_last_layer` are of MiniCPM-V 4.6. MiniCPM-OCR's official class does not have them, and
+# passes over them where a folder has them all the same.
 ROOT_CHECKS: dict[str, Check] = {
     "image_size": PIXELS,
     "patch_size": PIXELS,

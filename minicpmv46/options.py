@@ -37,7 +37,6 @@ FIXED = {
     "resample": BICUBIC,
 }
 
-
 # The one option that not all of the models have.
 UPSIZE = "small_image_upsize"
 
