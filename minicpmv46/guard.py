@@ -21,7 +21,7 @@ def damage(error: BaseException | str) -> str:
     """What is wrong with this package, and what to do."""
     found = error if isinstance(error, str) else " ".join(f"{type(error).__name__}: {error}".split())[:300]
     return (
-        f"minicpmv46 is damaged and does not load {' and '.join(MODEL_TYPES)} ({found}): "
+        f"minicpmv46 is damaged and does not load {' or '.join(MODEL_TYPES)} ({found}): "
         "reinstall it, or set MINICPMV46_DISABLE=1 to use mlx-vlm's own port"
     )
 
