@@ -10,18 +10,26 @@ from environments import LEFT_ALONE, TAKEN_OVER, Environment
 # Interpreter start
 
 
-def test_start_costs_less_than_a_millisecond(installed: Environment) -> None:
+def test_start_runs_few_lines(installed: Environment) -> None:
+    """All that every interpreter pays for, counted: less than a millisecond on a quiet machine."""
     code = """
-        import site, sys, time
+        import site, sys
 
-        begin = time.process_time()  # other processes do not count
-        site.addpackage(sys.argv[1], "minicpmv46-hook.pth", set())
-        print(time.process_time() - begin)
+        lines = {}
+
+        def count(frame, event, argument):
+            if event == "line":
+                lines[frame.f_code.co_filename] = lines.get(frame.f_code.co_filename, 0) + 1
+            return count
+
+        sys.settrace(count)
+        site.addpackage(FOLDER, "minicpmv46-hook.pth", set())
+        sys.settrace(None)
         assert "minicpmv46" in sys.modules
+        print(sum(number for file, number in lines.items() if "minicpmv46" in file or file == "<string>"))
     """
-    code = code.replace("sys.argv[1]", repr(str(installed.packages)))
-    seconds = [float(installed.run(code, flags=["-S"], pythonpath=installed.packages)) for _ in range(5)]
-    assert min(seconds) < 1e-3, seconds
+    code = code.replace("FOLDER", repr(str(installed.packages)))
+    assert int(installed.run(code, flags=["-S"], pythonpath=installed.packages)) <= 60
 
 
 def test_start_imports_nothing_else_and_is_silent(
