@@ -65,8 +65,8 @@ CROPS: tuple[Crop, ...] = (
     Crop(Picture("officer.png", crop=(0, 0, 120, 150)), (35,), (20,), (20,)),
     Crop(Picture("waves", (90, 91), 3), (36,), (9,), (9,)),
     # Icons below 6,272 pixels
-    Crop(Picture("gift_rgba.png", crop=(30, 30, 90, 100)), (36,), (4,), (9,)),
-    Crop(Picture("logo_la.png", crop=(0, 0, 60, 61)), (36,), (4,), (9,)),
+    Crop(Picture("gift_rgba.png", crop=(30, 30, 90, 100), mode="RGB"), (36,), (4,), (9,)),
+    Crop(Picture("logo_la.png", crop=(0, 0, 60, 61), mode="RGB"), (36,), (4,), (9,)),
     Crop(Picture("flower.png", crop=(20, 20, 70, 90)), (35,), (4,), (8,)),
     Crop(Picture("gradient", (70, 80)), (36,), (6,), (9,)),
     Crop(Picture("noise", (1, 1), 5), (36,), (1,), (9,)),

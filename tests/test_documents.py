@@ -201,7 +201,9 @@ def test_chat_command(
     processor, given = loaded[1], options("adaptive")
     path = tmp_path / "crop.png"
     MIXED.picture.load().save(path)
-    questions, history, expected = ("What is this?", "And the last line?"), [], []
+    questions = ("What is this?", "And the last line?")
+    history: list[dict[str, Any]] = []
+    expected: list[str] = []
     for question in questions:
         content = [{"type": "image"}, {"type": "text", "text": question}]
         prompt = processor.apply_chat_template(
