@@ -67,6 +67,11 @@ def changed(half: HalfT, given: Mapping[str, Any]) -> HalfT:
     return replace(half, **changes)
 
 
+def own_names(sibling: Sibling, names: Iterable[str]) -> list[str]:
+    """Those of the names of options that a model has."""
+    return [name for name in names if name != UPSIZE or sibling.has_small_image_upsize]
+
+
 def check_names(sibling: Sibling, given: Mapping[str, Any], known: Iterable[str], where: str) -> None:
     """Raise `TypeError` where `given` has names that are no options, or are options of another model."""
     if not sibling.has_small_image_upsize:
@@ -76,8 +81,9 @@ def check_names(sibling: Sibling, given: Mapping[str, Any], known: Iterable[str]
                 f"{where} has {UPSIZE}, which {sibling.name} does not have (it always enlarges small images) and "
                 f"{others} has; leave it out"
             )
-        given, known = ({name: given[name] for name in given if name != UPSIZE}, [n for n in known if n != UPSIZE])
-    refuse_unknown([name for name in given if name not in FIXED or not is_fixed(name, given[name])], known, where)
+        given = {name: given[name] for name in given if name != UPSIZE}
+    unfixed = [name for name in given if name not in FIXED or not is_fixed(name, given[name])]
+    refuse_unknown(unfixed, own_names(sibling, known), where)
 
 
 @dataclass(frozen=True)

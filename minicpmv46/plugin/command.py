@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from minicpmv46.checks import quote
+from minicpmv46.options import check_names
 from minicpmv46.plugin.inputs import OPTIONS
-from minicpmv46.spelling import refuse_unknown
 
 # Other arguments of `prepare_inputs`, which mlx-vlm has no flag for.
 _ARGUMENTS = ("padding", "padding_side", "resize_shape")
@@ -24,5 +24,5 @@ def diffusion_kwargs_from_args(original: Callable[..., Any], args: Any, config: 
     given = getattr(args, "processor_kwargs", None) or {}
     if not isinstance(given, dict):
         raise TypeError(f"--processor-kwargs must be a JSON object, not {quote(given)}")
-    refuse_unknown(given, (*OPTIONS, *_ARGUMENTS), "--processor-kwargs")
+    check_names(config.architecture.sibling, given, (*OPTIONS, *_ARGUMENTS), "--processor-kwargs")
     return original(args, config)

@@ -77,11 +77,11 @@ def _make_inputs(
         raise ValueError(f"{processor.options.sibling.name} takes no audio")
     if keywords.get("draft_model") is not None:  # generation would ask the drafter for its layers first
         raise ValueError(no_speculation(processor.options.sibling))
-    refuse_misspelt(keywords)
-    options = {name: keywords[name] for name in OPTIONS if keywords.get(name) is not None}
+    refuse_misspelt(keywords, options.own_names(processor.options.sibling, OPTIONS))
+    given = {name: keywords[name] for name in OPTIONS if keywords.get(name) is not None}
     # mlx-vlm's prefix cache knows pictures by `pixel_values` alone. Without the places, blank pictures of one area but
     # of other shapes are the same to it.
-    inputs = processor(prompts, with_places=True, **arguments, **options)
+    inputs = processor(prompts, with_places=True, **arguments, **given)
     # Evaluated here: mlx-vlm's server prepares requests on threads of their own.
     return {name: mx.array(value) if isinstance(value, np.ndarray) else value for name, value in inputs.items()}
 
@@ -107,7 +107,7 @@ def training_inputs(
     return inputs
 
 
-def refuse_misspelt(keywords: Iterable[str], names: Sequence[str] = OPTIONS) -> None:
+def refuse_misspelt(keywords: Iterable[str], names: Sequence[str]) -> None:
     """mlx-vlm lets unknown keywords pass down to where they are lost; those that were meant for us stop here."""
     known = {*names, *inspect.signature(generate_step).parameters}
     for keyword in keywords:

@@ -20,6 +20,7 @@ from mlx_vlm.server.schemas import ChatRequest
 from transformers import PreTrainedTokenizerBase
 
 from minicpmv46.checks import quote
+from minicpmv46.options import own_names
 from minicpmv46.plugin.inputs import OPTIONS, refuse_misspelt
 from minicpmv46.plugin.messages import apply_chat_template, check_tool_call, has_video
 from minicpmv46.plugin.requests import BadRequestError, RequestArguments, preparation_of
@@ -60,7 +61,8 @@ def request_arguments(
         arguments = original(request, processor, *args, **kwargs)
         check_bias(arguments.logit_bias, len(processor.tokenizer))
         extra = getattr(request, "model_extra", None) or {}
-        refuse_misspelt((name for name in extra if not _of_others(name, request)), (*OPTIONS, *OBJECTS, VARIABLES))
+        names = (*own_names(processor.options.sibling, OPTIONS), *OBJECTS, VARIABLES)
+        refuse_misspelt((name for name in extra if not _of_others(name, request)), names)
         options, variables = processor_options(request, processor), template_variables(request)
         stop, contents = stop_texts(request), video_contents(request)
         for message in request.messages if isinstance(request, ChatRequest) else ():
