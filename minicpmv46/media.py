@@ -11,14 +11,19 @@ from .frames import flatten_videos, open_video
 from .image import VisualUnits, cut_units
 from .limits import Limits
 from .options import Options
-from .slicing import Size, SliceOptions, largest_plan
+from .slicing import Size, SliceOptions, largest_plan, smallest_plan
 from .video import Clip, choose_frames
 from .workers import map_ahead
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What an image or a video amounts to, counted from sizes: an upper bound, as EXIF may turn a picture."""
+    """What an image or a video amounts to, counted from sizes, in either position, as EXIF may turn a picture.
+
+    Attributes:
+        tokens: with "adaptive" at least; the prompt shows how many there are.
+        patches: at most, as they are what takes memory.
+    """
 
     tokens: int
     patches: int
@@ -123,10 +128,10 @@ def _cost(sizes: Iterable[Size], slicing: SliceOptions, limits: Limits, name: st
     for height, width in sizes:
         if (height, width) not in known:
             _check_pixels((height, width), limits, name)
-            plans = [largest_plan(height, width, slicing), largest_plan(width, height, slicing)]
+            positions = ((height, width), (width, height))
             known[height, width] = Cost(
-                max(sum(plan.token_counts) for plan in plans),
-                max(sum(rows * cols for rows, cols in plan.patch_grids) for plan in plans),
+                max(sum(smallest_plan(*size, slicing).token_counts) for size in positions),
+                max(sum(rows * cols for rows, cols in largest_plan(*size, slicing).patch_grids) for size in positions),
             )
         costs.append(known[height, width])
     return Cost(sum(cost.tokens for cost in costs), sum(cost.patches for cost in costs))

@@ -168,6 +168,11 @@ def largest_plan(height: int, width: int, options: SliceOptions) -> SlicePlan:
     return max(plans, key=lambda plan: sum(plan.token_counts))
 
 
+def smallest_plan(height: int, width: int, options: SliceOptions) -> SlicePlan:
+    """The plan with the fewest tokens: with "adaptive" nothing is enlarged."""
+    return plan_slices(height, width, options, partial(_constant, None))
+
+
 def _constant(side: Resolution, _: Box) -> Resolution:
     return side
 
