@@ -73,6 +73,21 @@ def test_tokens(loaded: Loaded, upsize: str) -> None:
         assert bound >= sum(counts) if upsize == "adaptive" else bound == sum(counts), crop
 
 
+def test_context_limit(loaded: Loaded) -> None:
+    """What is in the crops decides whether they fit in the context, not how large they might become."""
+    _, processor = loaded
+    images = [ICON.picture.load()] * 20
+    prompt = "<|image_pad|>" * len(images)
+    length = processor(prompt, images=images, **options("adaptive"))["input_ids"].shape[1]
+    assert length < sum(estimate_num_image_tokens(processor, 70, 60, **options("adaptive")) for _ in images)
+    assert (
+        token_counts(processor.with_limits(context=length)(prompt, images=images, **options("adaptive"))) == (9,) * 20
+    )
+    for upsize, limit in (("adaptive", length - 1), ("always", length)):
+        with pytest.raises(ValueError, match=f"more than the limit context = {limit}"):
+            processor.with_limits(context=limit)(prompt, images=images, **options(upsize))
+
+
 # Forty at once
 
 
