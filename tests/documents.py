@@ -1,6 +1,6 @@
 """Forty crops of documents, no two of one size, and what `small_image_upsize` makes of each.
 
-As people send them who read documents: lines, paragraphs, cells of tables, prices, icons, some whole pages. The
+As people send them who read documents: lines, paragraphs, cells of tables, prices, icons, pieces of a page. The
 numbers of tokens are the official processor's, for units of `SMALL` and in its own mode, 4x.
 """
 
@@ -28,7 +28,6 @@ class Crop:
         return found
 
 
-PAGE, SLIDE = (35,) * 9, (32, *(36,) * 8)
 CROPS: tuple[Crop, ...] = (
     # Small letters close together: "adaptive" enlarges them
     Crop(Picture("page.png", crop=(55, 560, 235, 640)), (36,), (18,), (36,)),
@@ -71,8 +70,8 @@ CROPS: tuple[Crop, ...] = (
     Crop(Picture("gradient", (70, 80)), (36,), (6,), (9,)),
     Crop(Picture("noise", (1, 1), 5), (36,), (1,), (9,)),
     # Sliced; with "adaptive" some slices come from the crop itself
-    Crop(Picture("page.png"), PAGE, PAGE, PAGE),
-    Crop(Picture("slide.png"), SLIDE, SLIDE, SLIDE),
+    Crop(Picture("page.png", crop=(50, 30, 450, 240)), (32, 36, 36), (32, 36, 36), (32, 36, 36)),
+    Crop(Picture("slide.png", crop=(0, 30, 400, 245)), (32, 40, 40, 40), (32, 40, 40, 40), (32, 40, 40, 40)),
     Crop(
         Scan("page.png", crop=(55, 370, 355, 630), seed=9),
         (36, 36, 36, 36, 36),
