@@ -11,6 +11,7 @@ import pytest
 import stages
 from PIL import Image
 
+from minicpmv46 import glyphs
 from minicpmv46.decoding import open_image
 from minicpmv46.glyphs import upsize_resolution
 from minicpmv46.image import plan_picture
@@ -46,6 +47,15 @@ def test_decisions_ignore_the_layout() -> None:
         planes = np.ascontiguousarray(pixels.transpose(2, 0, 1)).transpose(1, 2, 0)
         expected = upsize_resolution(pixels, 448)
         assert upsize_resolution(view, 448) == upsize_resolution(planes, 448) == expected, seed
+
+
+def test_grey_levels() -> None:
+    """Those of Pillow's arithmetic for every red and green, with a fifth of the blues."""
+    red, green = (axis.astype(np.int64) for axis in np.indices((256, 256)))
+    for blue in range(0, 256, 5):
+        picture = np.stack([red, green, np.full_like(red, blue)], -1).astype(np.uint8)
+        expected = (red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16
+        np.testing.assert_array_equal(glyphs._luma(picture), expected, err_msg=str(blue))
 
 
 def test_slices(processor: Any) -> None:
