@@ -20,6 +20,7 @@ import oracle
 import torch
 
 from minicpmv46.glyphs import upsize_resolution
+from minicpmv46.image import PixelOptions
 from minicpmv46.slicing import SliceOptions, slice_grid
 
 IMAGE = "<|image_pad|>"
@@ -61,16 +62,17 @@ def test_sizes() -> None:
 
 
 def test_decisions() -> None:
-    """The classifier on thousands of drawn pictures, and at its thresholds, for two sides."""
-    pictures = [drawn_text.drawn(seed, 140) for seed in range(10_000, 13_000)]
-    for picture in [*pictures, *drawn_text.edges().values()]:
-        for side in (448, 84):
-            assert upsize_resolution(picture, side) == oracle.official_upsize(picture, side)
+    """The classifier on thousands of drawn pictures, and at its thresholds; another side for some."""
+    pictures = [drawn_text.drawn(seed, 140) for seed in range(10_000, 12_500)]
+    edges = [*drawn_text.edges().values()]
+    for side, given in ((448, pictures + edges), (84, pictures[:100] + edges)):
+        for i, picture in enumerate(given):
+            assert upsize_resolution(picture, side) == oracle.official_upsize(picture, side), (side, i)
 
 
 def test_drawn_pictures(check: Any) -> None:
     """Slices of their own size among others, all options, several pictures in one prompt."""
-    rows = [SlicesInput(*row) for row in sizes.slices_inputs(160, seed=3)]
+    rows = [SlicesInput(*row) for row in sizes.slices_inputs(120, seed=3)]
     random = np.random.RandomState(3)
     for i, given in enumerate(rows):
         pictures = [drawn_text.drawn_large(given.seed, given.scale_resolution)]
@@ -142,6 +144,12 @@ def test_shapes_that_may_be_read_twice(shape: tuple[int, int, int], check: Any) 
         check([array], small_image_upsize=upsize)
 
 
+def test_array_without_channels(check: Any) -> None:
+    """The official processor takes one behind an array that has channels."""
+    random = np.random.RandomState(3)
+    check([random.randint(0, 256, shape).astype(np.uint8) for shape in ((40, 60, 3), (50, 30), (3, 30), (1, 1))])
+
+
 def test_every_transparency_and_level(check: Any) -> None:
     """All 65,536 pairs of a level and an alpha, unscaled."""
     level, alpha = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
@@ -152,8 +160,8 @@ def test_every_transparency_and_level(check: Any) -> None:
         check([Image.fromarray(picture)], small_image_upsize="never")
 
 
-def test_empty_looking_sizes(check: Any) -> None:
-    """One pixel, one row, one column, and sides of each length up to a few units."""
+def test_narrow_sizes(check: Any) -> None:
+    """One pixel, one row, one column, and sides beside multiples of a patch."""
     random = np.random.RandomState(2)
     for height, width in [(1, 1), (1, 2), (2, 1), (1, 900), (900, 1), (3, 700), (13, 14), (14, 28), (28, 56), (57, 55)]:
         picture = random.randint(0, 256, (height, width, 3)).astype(np.uint8)
@@ -164,19 +172,14 @@ def test_empty_looking_sizes(check: Any) -> None:
 
 
 @pytest.mark.parametrize("mean", [(0.5, 0.5, 0.5), (0.48145466, 0.4578275, 0.40821073)])
-def test_other_normalizations(mean: tuple[float, ...], official: Any, processor: Any) -> None:
+def test_other_normalizations(mean: tuple[float, float, float], official: Any) -> None:
     """Values that a processor file may have."""
-    from dataclasses import replace
-
-    from minicpmv46.image import PixelOptions
-
     std, scale = (0.26862954, 0.26130258, 0.27577711), 1 / 127.5
     levels = PixelOptions(mean, std, scale).levels("torchvision")
     pixels = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (1, 256, 3))
     tensor = torch.from_numpy(pixels.transpose(2, 0, 1).copy()).float()[None]
     expected = official.image_processor.rescale_and_normalize(tensor, True, scale, True, mean, std)
     np.testing.assert_array_equal(levels, expected[0, :, 0].numpy().T)
-    assert replace(PixelOptions(), image_mean=mean).image_mean == mean
 
 
 FILES: dict[str, dict[str, Any]] = {
@@ -201,7 +204,7 @@ FILES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", FILES)
 def test_files(name: str, check: Any, tmp_path: Path) -> None:
-    """By path and by data URI: torchvision's decoders there, Pillow's here."""
+    """By path and by data URI, torchvision's decoders there and Pillow's here; opened, as Pillow has them."""
     options = dict(FILES[name])
     picture = drawn_text.drawn_large(4, 112)
     alpha = np.random.RandomState(4).randint(0, 256, (*picture.shape[:2], 1)).astype(np.uint8)
@@ -213,3 +216,4 @@ def test_files(name: str, check: Any, tmp_path: Path) -> None:
     uri = f"data:image/{path.suffix[1:]};base64,{base64.b64encode(path.read_bytes()).decode()}"
     for upsize in ("never", "adaptive"):
         check([str(path), uri], small_image_upsize=upsize, scale_resolution=112)
+    check([Image.open(path)], [Image.open(path)], small_image_upsize="never")  # as stored, on white
