@@ -63,9 +63,9 @@ class ImageSource:
         height, width = self.size
         limits.check("pixels", f"{self.name}, {height}x{width} (height x width), has pixels:", height * width)
 
-    def image(self) -> Image.Image:
-        """The image in RGB; raises `ValueError` if it is damaged."""
-        decoded = self._decoded()
+    def image(self, backend: ImageBackend = "pil") -> Image.Image:
+        """The image in RGB as a backend reads it; raises `ValueError` if it is damaged."""
+        decoded = self._decoded(backend)
         image = Image.fromarray(decoded) if isinstance(decoded, np.ndarray) else decoded
         if self.box is None:
             return image
@@ -76,13 +76,13 @@ class ImageSource:
 
     def array(self) -> np.ndarray:
         """The same as uint8 [H, W, 3]."""
-        return np.asarray(self._decoded())
+        return np.asarray(self._decoded("pil"))
 
     def picture(self, backend: ImageBackend) -> Picture:
         """The image in RGB as a backend's resize takes it at least cost."""
         if backend == "torchvision" and isinstance(self.source, np.ndarray) and self.source.shape[-1] == 4:
             return replace(self, source=_flattened(self.source)).picture(backend)
-        return self.image() if backend == "pil" else np.asarray(self.image())
+        return self.image() if backend == "pil" else np.asarray(self.image(backend))
 
     def _fitted(self, height: int, width: int) -> Size:
         assert self.box is not None
@@ -93,7 +93,7 @@ class ImageSource:
             )
         return int(height * ratio), int(width * ratio)
 
-    def _decoded(self) -> Image.Image | np.ndarray:
+    def _decoded(self, backend: ImageBackend) -> Image.Image | np.ndarray:
         """RGB in the form that costs least."""
         if isinstance(self.source, np.ndarray):
             return _rgb_from_array(self.source)
@@ -102,8 +102,11 @@ class ImageSource:
                 with _LOCKS[id(self.source) // 16 % len(_LOCKS)]:
                     return _rgb_from_pil(self.source)
             with _open(self.source) as image:
+                upright = ImageOps.exif_transpose(image)
+                if backend == "torchvision":
+                    return _opaque(upright)
                 # A transparent colour outlives the conversion, an alpha channel does not; officially too.
-                rgb = ImageOps.exif_transpose(image).convert("RGB")
+                rgb = upright.convert("RGB")
                 return _on_white(rgb) if _has_transparency(rgb) else rgb
         except MemoryError as error:
             raise MemoryError(
@@ -116,8 +119,9 @@ class ImageSource:
 def open_image(source: Any, name: str) -> ImageSource:
     """Look at an image without decoding it.
 
-    Files, URLs, data URIs and `BytesIO` are turned upright by their EXIF tag and lose transparency; PIL images and
-    arrays are taken as they are and transparency is laid on white. Both as the official processor does.
+    Files, URLs, data URIs and `BytesIO` are turned upright by their EXIF tag and lose an alpha channel; with the "pil"
+    backend a transparent colour (`tRNS`) is laid on white. PIL images and arrays are taken as they are and transparency
+    is laid on white. All as the official processors do.
 
     Args:
         source: path, URL, data URI, `BytesIO`, PIL image, or a uint8 array [H, W], [H, W, C] or [C, H, W] with
@@ -198,6 +202,16 @@ def _rgb_from_pil(image: Image.Image) -> Image.Image:
 
 def _has_transparency(image: Image.Image) -> bool:
     return "A" in image.getbands() or image.info.get("transparency") is not None
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """An image as RGB without its transparency, as decoders of tensors read a file; 16 bits are scaled to 8."""
+    if image.mode.startswith("I;16"):
+        levels = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray(((levels * 255 + 32895) >> 16).astype(np.uint8))  # libpng's rounding
+    rgb = image.convert("RGB")
+    rgb.info.pop("transparency", None)
+    return rgb
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -15,8 +15,10 @@ from .slicing import TINY_PIXELS, TINY_RESOLUTION, Resolution
 SMALL_HEIGHT, DENSE = 12.0, 2.0
 # Components of fewer pixels or of less height are specks; those as wide or high as the image, almost, are frames.
 MIN_AREA, MIN_HEIGHT, FRAME = 3, 2, 0.9
-# Luma of red, green and blue in 65,536ths, as Pillow computes it (ITU-R 601-2).
-LUMA = (19595, 38470, 7471)
+# Luma of red, green and blue in 65,536ths, as Pillow computes it (ITU-R 601-2), and the half that rounds.
+LUMA = ((19595, 38470, 7471, 32768),)
+# Rows whose levels are numbers of four bytes at a time.
+STRIPE = 64
 
 
 def upsize_resolution(pixels: np.ndarray, scale_resolution: int) -> Resolution:
@@ -39,15 +41,28 @@ def glyph_heights(pixels: np.ndarray) -> np.ndarray:
     import cv2
 
     height, width = pixels.shape[:2]
-    levels = pixels.astype(np.int32)
-    gray = (levels @ np.array(LUMA, np.int32) + 32768 >> 16).astype(np.uint8)
-    _, paper = cv2.threshold(gray, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    _, paper = cv2.threshold(_luma(pixels), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     ink = paper == 0
-    if ink.mean() > 0.5:  # glyphs cover less than half of an image: these are light on dark
+    if 2 * np.count_nonzero(ink) > ink.size:  # glyphs cover less than half of an image: these are light on dark
         ink = ~ink
-    _, _, stats, _ = cv2.connectedComponentsWithStats(ink.astype(np.uint8), connectivity=8)
+    _, _, stats, _ = cv2.connectedComponentsWithStats(ink.view(np.uint8), connectivity=8)
     components = stats[1:]  # the first is everything that is not ink
     widths, heights, areas = (components[:, i] for i in (cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT, cv2.CC_STAT_AREA))
     glyphs = (areas >= MIN_AREA) & (heights >= MIN_HEIGHT) & (widths < FRAME * width) & (heights < FRAME * height)
     found: np.ndarray = heights[glyphs]
     return found
+
+
+def _luma(pixels: np.ndarray) -> np.ndarray:
+    """Grey levels of uint8 [height, width, 3], uint8 [height, width].
+
+    In float32: the sums are integers below 2**24 over a power of two, so they are exact. OpenCV's own conversion rounds
+    otherwise.
+    """
+    import cv2
+
+    gray, weights = np.empty(pixels.shape[:2], np.uint8), np.array(LUMA, np.float32) / 65536
+    for top in range(0, len(gray), STRIPE):
+        rows = slice(top, top + STRIPE)
+        gray[rows] = cv2.transform(pixels[rows].astype(np.float32), weights)  # storing it drops the fraction
+    return gray

@@ -10,6 +10,7 @@ import json
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 import cases  # noqa: E402
+import drawn_text  # noqa: E402
 import golden_data  # noqa: E402
 import oracle  # noqa: E402
 import sizes  # noqa: E402
 import tiny  # noqa: E402
 
 ROWS = {"pixel": 32, "vision": 64, "hidden": 48}  # rows kept of each array
-GEOMETRIES, SAMPLINGS = 600, 300
+GEOMETRIES, SAMPLINGS, UNITS, UPSIZES, SLICES = 600, 300, 500, 240, 100
 VERSIONS = {
     "transformers": transformers.__version__,
     "torch": torch.__version__,
@@ -97,6 +99,32 @@ def record_geometry() -> list[list[Any]]:
     return rows
 
 
+def record_units() -> list[list[Any]]:
+    """Rows of geometry_ocr.json."""
+    rows = []
+    for arguments in sizes.units_inputs(UNITS):
+        got = oracle.official_units(golden_data.UnitsInput(*arguments))
+        rows.append([arguments, got.grid, got.overview, got.slice_size, got.tokens])
+    return rows
+
+
+def record_upsizes() -> list[list[Any]]:
+    """Rows of adaptive.json."""
+    pictures: dict[int | str, np.ndarray] = {seed: drawn_text.drawn(seed) for seed in range(UPSIZES)}
+    pictures |= drawn_text.edges()
+    return [[name, oracle.official_upsize(picture, 448)] for name, picture in pictures.items()]
+
+
+def record_adaptive_slices() -> list[list[Any]]:
+    """Rows of adaptive_slices.json."""
+    rows = []
+    for arguments in sizes.slices_inputs(SLICES):
+        options = asdict(golden_data.SlicesInput(*arguments))
+        picture = drawn_text.drawn_large(options.pop("seed"), options["scale_resolution"])
+        rows.append([arguments, oracle.official_target_sizes(picture, small_image_upsize="adaptive", **options)])
+    return rows
+
+
 def record_sampling() -> list[list[Any]]:
     """Rows of sampling.json."""
     return [
@@ -124,6 +152,9 @@ def main() -> None:
     tables = {kind: oracle.level_table(kind) for kind in ("images", "videos", "ocr_images")}
     np.savez_compressed(out / "level_tables.npz", **tables)
     write_rows(out / "geometry.json", record_geometry())
+    write_rows(out / "geometry_ocr.json", record_units())
+    write_rows(out / "adaptive.json", record_upsizes())
+    write_rows(out / "adaptive_slices.json", record_adaptive_slices())
     write_rows(out / "sampling.json", record_sampling())
 
     entries = {}

@@ -42,6 +42,40 @@ class GeometryInput:
 
 
 @dataclass(frozen=True)
+class Units:
+    """What the official code of MiniCPM-OCR makes of one picture; sizes are (rows, columns) of patches."""
+
+    grid: tuple[int, int]  # (rows, columns) of slices, (0, 0) without slices
+    overview: tuple[int, int]
+    slice_size: tuple[int, int] | None  # of each slice
+    tokens: int  # of all units
+
+
+@dataclass(frozen=True)
+class UnitsInput:
+    """Arguments of that: sides in pixels and processor options."""
+
+    height: int
+    width: int
+    downsample_mode: str
+    max_slice_nums: int
+    slice_mode: bool
+    small_image_upsize: str
+    scale_resolution: int
+
+
+@dataclass(frozen=True)
+class SlicesInput:
+    """A drawn picture (`drawn_text.drawn_large`) and options; "adaptive" decides about each of its slices."""
+
+    seed: int
+    downsample_mode: str
+    max_slice_nums: int
+    slice_mode: bool
+    scale_resolution: int
+
+
+@dataclass(frozen=True)
 class SamplingInput:
     """Arguments of the official frame sampling; `duration` in seconds."""
 
@@ -132,6 +166,26 @@ def geometry() -> list[tuple[GeometryInput, Geometry]]:
         )
         for arguments, overview, grid, refined, tokens in rows
     ]
+
+
+def units() -> list[tuple[UnitsInput, Units]]:
+    """Recorded sizes, grids and token counts of MiniCPM-OCR, "always" and "never"."""
+    rows = json.loads((GOLDEN / "geometry_ocr.json").read_text())["rows"]
+    return [
+        (UnitsInput(*arguments), Units(tuple(grid), tuple(overview), tuple(slice_size) if slice_size else None, tokens))
+        for arguments, grid, overview, slice_size, tokens in rows
+    ]
+
+
+def upsizes() -> list[tuple[int | str, int | None]]:
+    """Recorded decisions of "adaptive": a seed of `drawn_text.drawn` or a name in `edges`, and the side or None."""
+    return [(picture, side) for picture, side in json.loads((GOLDEN / "adaptive.json").read_text())["rows"]]
+
+
+def adaptive_slices() -> list[tuple[SlicesInput, list[tuple[int, int]]]]:
+    """Recorded sizes of units with "adaptive": patch rows and columns of each."""
+    rows = json.loads((GOLDEN / "adaptive_slices.json").read_text())["rows"]
+    return [(SlicesInput(*arguments), [(rows, cols) for rows, cols in sizes]) for arguments, sizes in rows]
 
 
 def sampling() -> list[tuple[SamplingInput, list[int]]]:

@@ -7,15 +7,19 @@ numpy arrays in the layout of the port: one row a patch, (row in patch, column i
 images' units before videos' units.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from case import Case
-from golden_data import Geometry, GeometryInput, SamplingInput
+from golden_data import Geometry, GeometryInput, SamplingInput, Units, UnitsInput
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
-from transformers.models.minicpm_ocr.image_processing_minicpm_ocr import MiniCPMOcrImageProcessor
+from transformers.models.minicpm_ocr.image_processing_minicpm_ocr import (
+    MiniCPMOcrImageProcessor,
+    adaptive_upsize_resolution,
+)
 from transformers.models.minicpm_ocr.modeling_minicpm_ocr import MiniCPMOcrForConditionalGeneration
 from transformers.models.minicpm_ocr.processing_minicpm_ocr import MiniCPMOcrProcessor
 from transformers.models.minicpm_ocr.video_processing_minicpm_ocr import MiniCPMOcrVideoProcessor
@@ -50,6 +54,17 @@ CLASSES = {
 }
 
 
+def official_processor(folder: Path) -> Any:
+    """The official processor of a checkpoint folder."""
+    classes = CLASSES[AutoConfig.from_pretrained(folder).model_type]
+    return classes.processor(
+        image_processor=classes.image_processor.from_pretrained(folder),
+        video_processor=classes.video_processor.from_pretrained(folder),
+        tokenizer=AutoTokenizer.from_pretrained(folder),
+        chat_template=(Path(folder) / "chat_template.jinja").read_text(encoding="utf-8"),
+    )
+
+
 class Oracle:
     """A checkpoint folder in the official model and processor.
 
@@ -59,12 +74,7 @@ class Oracle:
     def __init__(self, folder: Path, attention: str = "sdpa", threads: int = 1) -> None:
         torch.set_num_threads(threads)
         classes = CLASSES[AutoConfig.from_pretrained(folder).model_type]
-        self.processor = classes.processor(
-            image_processor=classes.image_processor.from_pretrained(folder),
-            video_processor=classes.video_processor.from_pretrained(folder),
-            tokenizer=AutoTokenizer.from_pretrained(folder),
-            chat_template=(Path(folder) / "chat_template.jinja").read_text(encoding="utf-8"),
-        )
+        self.processor = official_processor(folder)
         self.model = classes.model.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention).eval()
         stop_tokens = GenerationConfig.from_pretrained(folder).eos_token_id
         self.model.generation_config = GenerationConfig(
@@ -228,6 +238,58 @@ def official_geometry(given: GeometryInput, videos: bool = False) -> Geometry:
     cut = (refined[0] // rows // patch, refined[1] // columns // patch)
     tokens += [cut[0] * cut[1] // merge] * (rows * columns)
     return Geometry(overview, (rows, columns), refined, tuple(tokens))
+
+
+class _Sizing(MiniCPMOcrImageProcessor):
+    """The official steps on pictures without pixels, which take no time."""
+
+    def resize(self, image: torch.Tensor, size: Any, **_: Any) -> torch.Tensor:
+        return torch.zeros(1).expand(len(image), size.height, size.width)
+
+    def rescale_and_normalize(self, images: torch.Tensor, *_: Any) -> torch.Tensor:
+        return images
+
+    def reshape_by_patch(self, image: torch.Tensor, patch_size: int) -> torch.Tensor:
+        return image[:, :0, :0]
+
+
+_OCR_SIZING = _Sizing()
+
+
+def official_units(given: UnitsInput) -> Units:
+    """What MiniCPM-OCR's image processor makes of a picture of a size, "always" or "never"."""
+    processor = _OCR_SIZING
+    options = {name: value for name, value in asdict(given).items() if name not in ("height", "width")}
+    out = processor._preprocess(
+        [torch.zeros(1).expand(3, given.height, given.width)],
+        resample=processor.resample,
+        rescale_factor=1 / 255,
+        image_mean=processor.image_mean,
+        image_std=processor.image_std,
+        patch_size=processor.patch_size,
+        return_tensors=None,
+        disable_grouping=True,
+        **dict.fromkeys(("do_resize", "do_rescale", "do_normalize"), True),
+        **options,
+    )
+    overview, *slices = [(int(rows), int(cols)) for rows, cols in out["target_sizes"]]
+    rows, cols = out["grids"][0]
+    if slices != slices[:1] * (rows * cols):
+        raise ValueError(f"slices differ in size or number for {given}")
+    divisor = 4 if given.downsample_mode == "4x" else 16
+    tokens = [rows * cols // divisor for rows, cols in (overview, *slices)]
+    return Units((rows, cols), overview, slices[0] if slices else None, sum(tokens))
+
+
+def official_upsize(pixels: np.ndarray, scale_resolution: int) -> int | None:
+    """What the official classifier says of uint8 [height, width, 3]."""
+    return adaptive_upsize_resolution(np.ascontiguousarray(pixels.transpose(2, 0, 1)), scale_resolution)
+
+
+def official_target_sizes(pixels: np.ndarray, **options: Any) -> list[list[int]]:
+    """Patch rows and columns of each unit that MiniCPM-OCR's image processor makes of uint8 [height, width, 3]."""
+    sizes: list[list[int]] = _OCR_SIZING([pixels], disable_grouping=True, **options)["target_sizes"].tolist()
+    return sizes
 
 
 def official_frame_indices(given: SamplingInput) -> list[int]:

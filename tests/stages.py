@@ -69,6 +69,22 @@ def assert_plan(given: Any, expected: Any) -> None:
     assert tuple(plan.token_counts) == expected.unit_tokens, given
 
 
+def assert_units(given: Any, expected: Any) -> None:
+    """The same of MiniCPM-OCR, for "always" and "never"."""
+    options = SliceOptions(
+        given.downsample_mode,
+        given.max_slice_nums,
+        given.scale_resolution,
+        slice_mode=given.slice_mode,
+        small_image_upsize=given.small_image_upsize,
+    )
+    plan = plan_slices(given.height, given.width, options)
+    rows, cols = expected.grid
+    assert (plan.grid or (0, 0)) == expected.grid, given
+    assert plan.patch_grids == [expected.overview, *[expected.slice_size] * (rows * cols)], given
+    assert sum(plan.token_counts) == expected.tokens, given
+
+
 def hidden_states(model: Model, inputs: Mapping[str, Any], vision_features: np.ndarray) -> np.ndarray:
     """The decoder alone: final hidden states of a prompt from given vision features, [tokens, hidden] of all units."""
     ids, media = mx.array(inputs["input_ids"]), {}

@@ -49,6 +49,21 @@ def test_sums_are_exact(size: Size, wanted: Size) -> None:
         np.testing.assert_array_equal(resize_frame(frame, wanted), along(rows, wanted[0]))
 
 
+def test_largest_sums_are_exact() -> None:
+    """White under the positive weights of an output, black under the others, and the reverse."""
+    types = set()
+    for n_in, n_out in [(30, 31), (30, 40), (41, 40), (61, 40), (79, 40), (81, 40), (160, 40), (997, 33), (3000, 41)]:
+        first, weights = resize._taps(n_in, n_out)
+        types.add(weights.dtype)
+        pixels = np.zeros((n_in, n_out), np.uint8)
+        for column, (start, row) in enumerate(zip(first, weights, strict=True)):
+            taps = pixels[start : start + len(row), column]
+            taps[:] = 255 * (row[: len(taps)] > 0)
+        for given in (pixels, 255 - pixels):
+            np.testing.assert_array_equal(resize._along(given, n_out), along(given, n_out), err_msg=str((n_in, n_out)))
+    assert types == {np.dtype(np.float32), np.dtype(np.float64)}
+
+
 class Band(np.ndarray):
     """Weights that note how large the products are."""
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from minicpmv46.decoding import open_image
-from minicpmv46.limits import Limits
+from minicpmv46.options import Options
 
 # Rows of a batch. mlx-vlm encodes all rows of a batch and reads their prompts at once: at real widths, a third of the
 # depth and in 16x, each small crop more took about 50 MB.
@@ -36,8 +36,8 @@ def batch_generate(original: Callable[..., Any], *args: Any, **kwargs: Any) -> A
     if isinstance(images, str):
         images = [images]
     if isinstance(images, (list, tuple)):
-        limits = call.arguments["processor"].options.limits
-        call.arguments["images"] = [_read(image, i, limits) for i, image in enumerate(images)]
+        options = call.arguments["processor"].options
+        call.arguments["images"] = [_read(image, i, options) for i, image in enumerate(images)]
     token = any_sizes.set("group_by_shape" not in call.arguments)
     try:
         return original(*call.args, **call.kwargs)
@@ -45,13 +45,13 @@ def batch_generate(original: Callable[..., Any], *args: Any, **kwargs: Any) -> A
         any_sizes.reset(token)
 
 
-def _read(image: Any, position: int, limits: Limits) -> Any:
+def _read(image: Any, position: int, options: Options) -> Any:
     """An image that is given by name; what is given otherwise goes to the processor as it is."""
     if not isinstance(image, str):
         return image
     source = open_image(image, f"image {position}")
-    source.check_pixels(limits)
-    return source.image()
+    source.check_pixels(options.limits)
+    return source.image(options.images.sibling.image_backend)
 
 
 def group_images_by_shape(images: Sequence[Any], disable_grouping: bool = False) -> Groups:
