@@ -98,7 +98,10 @@ def test_damage_at_start(environment: Environment, checkpoint: Path, name: str, 
         assert environment.start("pass", flags=flags).stderr == ""
         done = environment.start(OTHER_MODELS, load(checkpoint), flags=flags)
         assert done.returncode == 0, done.stderr
-        assert done.stderr.count("RuntimeWarning: minicpmv46 is damaged and does not load minicpmv4_6 or minicpm_ocr (") == 1
+        assert (
+            done.stderr.count("RuntimeWarning: minicpmv46 is damaged and does not load minicpmv4_6 or minicpm_ocr (")
+            == 1
+        )
         assert "Traceback" not in done.stderr
         assert done.stdout.startswith("minicpmv46 is damaged and does not load minicpmv4_6 or minicpm_ocr (")
         assert done.stdout.endswith("reinstall it, or set MINICPMV46_DISABLE=1 to use mlx-vlm's own port\n")
@@ -169,7 +172,9 @@ def test_damage_seen_when_a_checkpoint_is_loaded(environment: Environment, check
     """
     lines = environment.run(code).splitlines()
     assert [line.split()[0] for line in lines] == LATER
-    wrong = [line for line in lines if " minicpmv46 is damaged and does not load minicpmv4_6 or minicpm_ocr (" not in line]
+    wrong = [
+        line for line in lines if " minicpmv46 is damaged and does not load minicpmv4_6 or minicpm_ocr (" not in line
+    ]
     if damage == "lines":  # half of what finds such damage: the rest of the package is whole
         wrong.remove("plugin/whole.py loaded")
     assert not wrong, "\n".join(wrong)
