@@ -9,6 +9,7 @@ from typing import Any
 
 import cases
 import golden_data
+import mlx_vlm.utils
 import numpy as np
 import pytest
 import stages
@@ -165,6 +166,16 @@ def test_missing_option_files_mean_the_official_defaults(folder: Folders, tmp_pa
     shutil.copytree(folder("official"), tmp_path, dirs_exist_ok=True)
     (tmp_path / "processor_config.json").unlink()
     assert_same_processor(Processor.from_pretrained(tmp_path), Processor.from_pretrained(folder("official")))
+
+
+def test_folder_of_a_processor_alone(checkpoint: Folders, tmp_path: Path) -> None:
+    """`transformers.AutoProcessor` reads what `save_pretrained` wrote, where no `config.json` says which model it is."""
+    for variant, mode in (("base", "4x"), ("ocr", "16x")):
+        before = Processor.from_pretrained(checkpoint(variant)).with_defaults(downsample_mode=mode)
+        before.save_pretrained(tmp_path / variant)
+        after = mlx_vlm.utils.AutoProcessor.from_pretrained(tmp_path / variant)
+        assert type(after) is Processor
+        assert_same_processor(after, before)
 
 
 def test_template_given_is_the_template_saved(folder: Folders, tmp_path: Path) -> None:
