@@ -169,7 +169,7 @@ def test_missing_option_files_mean_the_official_defaults(folder: Folders, tmp_pa
 
 
 def test_folder_of_a_processor_alone(checkpoint: Folders, tmp_path: Path) -> None:
-    """`transformers.AutoProcessor` reads what `save_pretrained` wrote, where no `config.json` says which model it is."""
+    """`transformers.AutoProcessor` reads what `save_pretrained` wrote, where no `config.json` names the model."""
     for variant, mode in (("base", "4x"), ("ocr", "16x")):
         before = Processor.from_pretrained(checkpoint(variant)).with_defaults(downsample_mode=mode)
         before.save_pretrained(tmp_path / variant)
