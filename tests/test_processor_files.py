@@ -18,6 +18,7 @@ from conversions import convert, read_json
 
 from minicpmv46.options import ImageProcessor, VideoProcessor
 from minicpmv46.processing import Processor
+from minicpmv46.siblings import MINICPM_OCR
 
 Folders = Callable[[str], Path]
 
@@ -166,6 +167,47 @@ def test_missing_option_files_mean_the_official_defaults(folder: Folders, tmp_pa
     shutil.copytree(folder("official"), tmp_path, dirs_exist_ok=True)
     (tmp_path / "processor_config.json").unlink()
     assert_same_processor(Processor.from_pretrained(tmp_path), Processor.from_pretrained(folder("official")))
+
+
+OCR = {**OPTIONS["image_processor"], "small_image_upsize": "adaptive", "downsample_mode": "16x"}
+
+
+@pytest.mark.parametrize("sections", [{}, {"image_processor": OCR, "video_processor": OPTIONS["video_processor"]}])
+def test_files_of_ocr(sections: dict[str, dict[str, Any]], checkpoint: Folders, tmp_path: Path) -> None:
+    """Read, saved with its own class names, and read again; what a file leaves out is OCR's default."""
+    source = with_options(checkpoint("ocr"), tmp_path / "source", sections)
+    before = Processor.from_pretrained(source)
+    assert before.options.sibling is MINICPM_OCR
+    before.save_pretrained(tmp_path / "saved")
+    assert read_json(tmp_path / "saved" / "processor_config.json") == read_json(source / "processor_config.json")
+    assert_same_processor(Processor.from_pretrained(tmp_path / "saved"), before)
+
+    content = {name: {} for name in OPTIONS} | {name: dict(values) for name, values in sections.items()}
+    for classes in ({"processor_class": "MiniCPMOcrProcessor"}, {}):  # without any, config.json has the model
+        (source / "processor_config.json").write_text(json.dumps({**classes, **content}))
+        assert_same_processor(Processor.from_pretrained(source), before)
+    (source / "processor_config.json").unlink()
+    assert Processor.from_pretrained(source).options == Processor.from_pretrained(checkpoint("ocr")).options
+
+
+def test_whose_processor_a_folder_has(checkpoint: Folders, tmp_path: Path) -> None:
+    """Where the files name different models the processor's own class is right, as in transformers."""
+    for variant, other in (("base", "ocr"), ("ocr", "base")):
+        folder = Path(shutil.copytree(checkpoint(variant), tmp_path / variant))
+        shutil.copy(checkpoint(other) / "config.json", folder / "config.json")
+        found, expected = Processor.from_pretrained(folder), Processor.from_pretrained(checkpoint(variant))
+        assert found.options.sibling is expected.options.sibling
+        assert_same_processor(found, expected)
+
+
+def test_option_that_4_6_lacks(checkpoint: Folders, tmp_path: Path) -> None:
+    options = {"small_image_upsize": "never"}
+    folder = with_options(checkpoint("base"), tmp_path / "image", {"image_processor": options})
+    with pytest.raises(ValueError, match=r"'small_image_upsize' is not supported by MiniCPM-V 4\.6"):
+        Processor.from_pretrained(folder)
+    folder = with_options(checkpoint("ocr"), tmp_path / "video", {"video_processor": options})
+    with pytest.raises(ValueError, match="video_processor: 'small_image_upsize' is not supported"):
+        Processor.from_pretrained(folder)
 
 
 def test_folder_of_a_processor_alone(checkpoint: Folders, tmp_path: Path) -> None:
