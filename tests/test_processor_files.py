@@ -200,14 +200,31 @@ def test_whose_processor_a_folder_has(checkpoint: Folders, tmp_path: Path) -> No
         assert_same_processor(found, expected)
 
 
-def test_option_that_4_6_lacks(checkpoint: Folders, tmp_path: Path) -> None:
-    options = {"small_image_upsize": "never"}
-    folder = with_options(checkpoint("base"), tmp_path / "image", {"image_processor": options})
-    with pytest.raises(ValueError, match=r"'small_image_upsize' is not supported by MiniCPM-V 4\.6"):
+@pytest.mark.parametrize("section", OPTIONS)
+def test_option_that_4_6_lacks(section: str, checkpoint: Folders, tmp_path: Path) -> None:
+    """Refused in its files; in OCR's it says nothing about videos, for which transformers keeps it all the same."""
+    changes = {section: {"small_image_upsize": "never"}}
+    folder = with_options(checkpoint("base"), tmp_path / "base", changes)
+    with pytest.raises(ValueError, match=rf"{section}: 'small_image_upsize' is not supported by MiniCPM-V 4\.6"):
         Processor.from_pretrained(folder)
-    folder = with_options(checkpoint("ocr"), tmp_path / "video", {"video_processor": options})
-    with pytest.raises(ValueError, match="video_processor: 'small_image_upsize' is not supported"):
-        Processor.from_pretrained(folder)
+    found = Processor.from_pretrained(with_options(checkpoint("ocr"), tmp_path / "ocr", changes))
+    upsize = "never" if section == "image_processor" else "always"
+    assert found.image_processor.slicing.small_image_upsize == upsize
+    assert found.video_processor == Processor.from_pretrained(checkpoint("ocr")).video_processor
+
+
+@pytest.mark.parametrize("file", ["processor_config.json", "preprocessor_config.json"])
+def test_file_of_images_alone(file: str, checkpoint: Folders, tmp_path: Path) -> None:
+    """Videos take what both share from the images' options, as in transformers."""
+    folder = Path(shutil.copytree(checkpoint("ocr"), tmp_path / "folder"))
+    section = {**tiny.processor_config("ocr")["image_processor"], **OCR}
+    (folder / "processor_config.json").unlink()
+    (folder / file).write_text(json.dumps({"image_processor": section} if file.startswith("proc") else section))
+    processor = Processor.from_pretrained(folder)
+    images, videos = processor.image_processor.slicing, processor.video_processor.slicing
+    assert (images.downsample_mode, images.small_image_upsize) == ("16x", "adaptive")
+    assert (videos.downsample_mode, videos.small_image_upsize) == ("16x", "always")
+    assert (videos.max_slice_nums, videos.scale_resolution) == (images.max_slice_nums, images.scale_resolution)
 
 
 def test_folder_of_a_processor_alone(checkpoint: Folders, tmp_path: Path) -> None:
