@@ -242,6 +242,18 @@ def test_files_of_the_processor(official: Official, tmp_path: Path) -> None:
     assert again.tokenizer.backend_tokenizer.to_str() == theirs.tokenizer.backend_tokenizer.to_str()
 
 
+def test_file_of_images_alone(official: Official, tmp_path: Path) -> None:
+    """Where no file speaks of videos, both take the images' options for them."""
+    official.processor.tokenizer.save_pretrained(tmp_path)
+    MiniCPMOcrImageProcessor(**OPTIONS["image_processor"], downsample_mode="16x").save_pretrained(tmp_path)
+    (tmp_path / "processor_config.json").unlink(missing_ok=True)
+    theirs = MiniCPMOcrVideoProcessor.from_pretrained(tmp_path).to_dict()
+    ours = Processor.from_pretrained(tmp_path).video_processor.to_dict()
+    assert theirs.pop("small_image_upsize") == "adaptive"  # kept, and not used
+    assert theirs == {name: tuple(x) if isinstance(x, list) else x for name, x in ours.items()}
+    assert (ours["downsample_mode"], ours["max_slice_nums"]) == ("16x", 5)
+
+
 def test_which_processor_a_folder_has(official: Official, tmp_path: Path) -> None:
     """The class that the processor's file names; without it, `config.json`'s model. As transformers' own choice."""
     own = transformers.AutoProcessor.from_pretrained.__func__
