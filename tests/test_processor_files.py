@@ -237,6 +237,18 @@ def test_folder_of_a_processor_alone(checkpoint: Folders, tmp_path: Path) -> Non
         assert_same_processor(after, before)
 
 
+def test_options_of_a_load(checkpoint: Folders) -> None:
+    """As in transformers: they stand in the place of the checkpoint's, and what is no option is of no interest."""
+    given = {"small_image_upsize": "adaptive", "downsample_mode": "16x"}
+    expected = Processor.from_pretrained(checkpoint("ocr")).with_defaults(**given)
+    for load in (Processor.from_pretrained, mlx_vlm.utils.AutoProcessor.from_pretrained):
+        assert load(checkpoint("ocr"), revision="main", trust_remote_code=True, **given).options == expected.options
+    with pytest.raises(ValueError, match="small_image_upsize must be one of"):
+        Processor.from_pretrained(checkpoint("ocr"), small_image_upsize="no")
+    with pytest.raises(TypeError, match=r"from_pretrained has small_image_upsize, which MiniCPM-V 4\.6 does not have"):
+        Processor.from_pretrained(checkpoint("base"), small_image_upsize="never")
+
+
 def test_template_given_is_the_template_saved(folder: Folders, tmp_path: Path) -> None:
     """A template that is not the tokenizer's is kept: it is the processor's."""
     tokenizer = Processor.from_pretrained(folder("official")).tokenizer

@@ -242,6 +242,19 @@ def test_files_of_the_processor(official: Official, tmp_path: Path) -> None:
     assert again.tokenizer.backend_tokenizer.to_str() == theirs.tokenizer.backend_tokenizer.to_str()
 
 
+@pytest.mark.parametrize("given", [{}, {"small_image_upsize": "adaptive"}, {"downsample_mode": "16x"}])
+def test_options_of_a_load_and_of_a_chat(given: dict[str, Any], official: Official) -> None:
+    """Given to `from_pretrained`, or to `apply_chat_template` in `processor_kwargs` or beside it: the same ids."""
+    messages = [{"role": "user", "content": [{"type": "image", "image": SLIDE.path}, {"type": "text", "text": "Read"}]}]
+    call = {"tokenize": True, "add_generation_prompt": True, "return_dict": True}
+    found = []
+    for kind in (Processor, MiniCPMOcrProcessor):
+        plain, changed = kind.from_pretrained(official.folder), kind.from_pretrained(official.folder, **given)
+        for processor, keywords in ((changed, {}), (plain, given), (plain, {"processor_kwargs": given})):
+            found.append(np.asarray(processor.apply_chat_template(messages, **call, **keywords)["input_ids"]).tolist())
+    assert all(ids == found[0] for ids in found)
+
+
 def test_file_of_images_alone(official: Official, tmp_path: Path) -> None:
     """Where no file speaks of videos, both take the images' options for them."""
     official.processor.tokenizer.save_pretrained(tmp_path)
