@@ -17,10 +17,10 @@ from running import python
 
 Loaded = tuple[Any, Any]
 
-SLIDE, PAGE = str(MEDIA / "slide.png"), str(MEDIA / "page.png")
+RECEIPT, PAGE = str(MEDIA / "receipt_l.png"), str(MEDIA / "page.png")
 TOKENS = 8
-# Units of 112 pixels a side; the options of this model go through beside it.
-SMALL = {"scale_resolution": 112, "max_slice_nums": 4}
+# Units of 168 pixels a side, so that the receipt has slices of which "adaptive" keeps some at their own size.
+SMALL = {"scale_resolution": 168, "max_slice_nums": 9}
 ADAPTIVE = {**SMALL, "small_image_upsize": "adaptive"}
 NEVER = {**SMALL, "small_image_upsize": "never", "downsample_mode": "16x"}
 
@@ -32,9 +32,9 @@ COMMANDS: dict[str, tuple[tuple[str, ...], dict[str, Any], dict[str, Any]]] = {
         {"enable_thinking": True, "thinking_budget": 2, "thinking_start_token": "<think>"},
     ),
     "sampling": (
-        ("--temperature", "1.2", "--top-p", "0.9", "--top-k", "40", "--seed", "5", "--repetition-penalty", "1.3"),
+        ("--temperature", "3.0", "--top-p", "0.9", "--top-k", "40", "--seed", "5", "--repetition-penalty", "1.3"),
         ADAPTIVE,
-        {"temperature": 1.2, "top_p": 0.9, "top_k": 40, "repetition_penalty": 1.3},
+        {"temperature": 3.0, "top_p": 0.9, "top_k": 40, "repetition_penalty": 1.3},
     ),
     "quantized cache in pieces": (
         ("--kv-bits", "2", "--kv-group-size", "32", "--quantized-kv-start", "0", "--prefill-step-size", "16"),
@@ -77,30 +77,47 @@ def test_flags(name: str, command: Any, loaded: Loaded, checkpoint: Any) -> None
     flags, options, keywords = COMMANDS[name]
     greedy = () if "temperature" in keywords else ("--temperature", "0.0")
     printed = command(
-        *("--image", SLIDE, "--prompt", "Read it.", "--processor-kwargs", json.dumps(options)), *greedy, *flags
+        *("--image", RECEIPT, "--prompt", "Read it.", "--processor-kwargs", json.dumps(options)), *greedy, *flags
     )
     if "temperature" in keywords:  # as the command: seeded before the model is made, which draws numbers
         mx.random.seed(5)
         loaded = load(str(checkpoint("ocr")))
-    result = answer(loaded, SLIDE, "Read it.", **options, **keywords)
+    result = answer(loaded, RECEIPT, "Read it.", **options, **keywords)
     assert printed == f"{result.text}\n" and len(result.text) > 3
-    assert result.token_ids != answer(loaded, SLIDE, "Read it.", **options).token_ids
+    assert result.token_ids != answer(loaded, RECEIPT, "Read it.", **options).token_ids
 
 
 def test_resized_image_is_the_small_one(loaded: Loaded) -> None:
     """A box that the picture is shrunk into: what is then small enough is kept at its size."""
     model, processor = loaded
     prompt = apply_chat_template(processor, model.config, "Read it.", num_images=1)
-    boxed = processor(prompt, images=[SLIDE], resize_shape=(70, 70), **NEVER)
-    assert boxed["image_units"][:, :2].tolist() == [[4, 4]]  # 70 x 49 pixels, on the grid of four patches
-    assert processor(prompt, images=[SLIDE], resize_shape=(70, 70), **SMALL)["image_units"][0, 0] > 4
+    boxed = processor(prompt, images=[RECEIPT], resize_shape=(150, 150), **NEVER)
+    assert boxed["image_units"][:, :2].tolist() == [[12, 4]]  # 150 x 59 pixels, on the grid of four patches
+    assert processor(prompt, images=[RECEIPT], resize_shape=(150, 150), **SMALL)["image_units"][0, 0] > 12
+
+
+def test_options_beside_the_messages(loaded: Loaded) -> None:
+    """A chat that is rendered and processed at once takes options among its keywords too; a call's own win."""
+    processor = loaded[1]
+    parts = [{"type": "image", "path": RECEIPT}, {"type": "text", "text": "Read it."}]
+
+    def units(**keywords: Any) -> list[list[int]]:
+        messages = [{"role": "user", "content": parts}]
+        inputs = processor.apply_chat_template(messages, tokenize=True, return_dict=True, **keywords)
+        return inputs["image_units"].tolist()
+
+    expected = units(processor_kwargs=ADAPTIVE)
+    assert units(**ADAPTIVE) == expected != units(processor_kwargs=SMALL)
+    assert units(processor_kwargs=ADAPTIVE, small_image_upsize="always") == expected
+    with pytest.raises(ValueError, match="small_image_upsize must be one of"):
+        units(small_image_upsize="no")
 
 
 def test_chat(folder: Path, loaded: Loaded, checkpoint: Callable[[str], Path]) -> None:
     """`--chat`: every turn is the whole chat, read anew with the options of the command."""
     model, processor = loaded
     questions = ("Read it.", "And why?")
-    flags = ("--image", SLIDE, "--processor-kwargs", json.dumps(ADAPTIVE), "--max-tokens", str(TOKENS))
+    flags = ("--image", RECEIPT, "--processor-kwargs", json.dumps(ADAPTIVE), "--max-tokens", str(TOKENS))
     done = python(
         *("-m", "mlx_vlm.generate", "--model", checkpoint("ocr"), "--chat", *flags, "--temperature", "0.0"),
         folder=folder,
@@ -112,7 +129,7 @@ def test_chat(folder: Path, loaded: Loaded, checkpoint: Callable[[str], Path]) -
     for question in questions:
         shown = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
         prompt = processor.apply_chat_template([*history, shown], add_generation_prompt=True, enable_thinking=False)
-        result = generate(model, processor, prompt, image=[SLIDE], max_tokens=TOKENS, temperature=0.0, **ADAPTIVE)
+        result = generate(model, processor, prompt, image=[RECEIPT], max_tokens=TOKENS, temperature=0.0, **ADAPTIVE)
         replies.append(result.text)
         history += [{"role": "user", "content": question}, {"role": "assistant", "content": result.text}]
     assert len(set(replies)) == len(questions)
@@ -131,7 +148,7 @@ def test_structured_output(loaded: Loaded) -> None:
         assert result.finish_reason == "stop"
         return json.loads(result.text)["a"]
 
-    found = [structured(SLIDE, **ADAPTIVE), structured(PAGE, **ADAPTIVE), structured(SLIDE, **NEVER)]
+    found = [structured(RECEIPT, **ADAPTIVE), structured(PAGE, **ADAPTIVE), structured(RECEIPT, **NEVER)]
     assert all(0 <= value <= 9999 for value in found) and len(set(found)) > 1
 
 
@@ -146,13 +163,13 @@ WRONG = {
 def test_wrong_options(name: str, command: Any) -> None:
     given, kind, words = WRONG[name]
     with pytest.raises(kind) as raised:
-        command("--image", SLIDE, "--prompt", "Read it.", "--processor-kwargs", given)
+        command("--image", RECEIPT, "--prompt", "Read it.", "--processor-kwargs", given)
     assert words in str(raised.value)
 
 
 def test_option_of_the_other_model(command: Any) -> None:
     with pytest.raises(TypeError, match=r"small_image_upsize, which MiniCPM-V 4\.6 does not have .*leave it out"):
         command(
-            *("--image", SLIDE, "--prompt", "Read it.", "--processor-kwargs", '{"small_image_upsize": "never"}'),
+            *("--image", RECEIPT, "--prompt", "Read it.", "--processor-kwargs", '{"small_image_upsize": "never"}'),
             variant="base",
         )
