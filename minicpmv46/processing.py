@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from .conversation import media_of
 from .image import VisualUnits, pack_units
 from .limits import CHARACTERS_PER_TOKEN
 from .media import Cost, flatten_media, open_media
-from .options import GivenOptions, ImageProcessor, Options, VideoProcessor, naming
+from .options import OPTIONS, GivenOptions, ImageProcessor, Options, VideoProcessor, naming
 from .processor_files import load_options, save_options
 from .prompt import check_characters, count_placeholders, expand_placeholders, image_placeholder, video_placeholder
 from .tokenizer import TextOptions, encode, load_tokenizer, special_tokens, token_id
@@ -64,18 +64,19 @@ class Processor:
 
         Args:
             path: folder, or repository id.
-            hub_options: `revision`, `token`, `cache_dir`, `force_download`, `local_files_only` of a download.
+            hub_options: `revision`, `token`, `cache_dir`, `force_download`, `local_files_only` of a download. Options
+                of `with_defaults` among them replace the checkpoint's, as in transformers.
 
         Raises:
             ValueError: a file holds values that are not supported, or the tokenizer lacks a placeholder token.
             OSError: the tokenizer's files are missing.
         """
-        folder = Path(path)
+        folder, given = Path(path), _taken(hub_options, OPTIONS)
         if not folder.is_dir():
             from huggingface_hub import snapshot_download
 
             folder = Path(snapshot_download(str(path), allow_patterns=["*.json", "*.jinja", "*.txt"], **hub_options))
-        return cls(load_tokenizer(folder), load_options(folder))
+        return cls(load_tokenizer(folder), load_options(folder).updated("from_pretrained", **given))
 
     @naming(GivenOptions)
     def with_defaults(self, **given: Unpack[GivenOptions]) -> Processor:
@@ -252,9 +253,10 @@ class Processor:
         """Render messages with the checkpoint's template; further keywords are the template's variables.
 
         With `tokenize`, the images and videos that the messages name (`{"type": "image", "image": …}`, or `path` or
-        `url`) are processed with the options in `processor_kwargs`; the result is `input_ids`, or with `return_dict`
-        all inputs of the model.
+        `url`) are processed with the options in `processor_kwargs` or among the keywords; the result is `input_ids`,
+        or with `return_dict` all inputs of the model.
         """
+        options = _taken(template_variables, _OF_A_CALL) if tokenize else {}
         prompt = self.tokenizer.apply_chat_template(
             conversation,
             chat_template=chat_template or self.chat_template,
@@ -269,7 +271,7 @@ class Processor:
             images=media_of(conversation, "image"),
             videos=media_of(conversation, "video") or None,
             return_tensors=return_tensors,
-            **(processor_kwargs or {}),
+            **{**options, **(processor_kwargs or {})},
         )
         return inputs if return_dict else inputs["input_ids"]
 
@@ -287,6 +289,14 @@ class Processor:
         """Texts of generated ids, without white space around them."""
         texts = self.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens, **options)
         return [text.strip() for text in texts]
+
+
+_OF_A_CALL = (*OPTIONS, *(f.name for f in fields(TextOptions)))
+
+
+def _taken(keywords: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Those of the `keywords` that have one of the `names`; they are taken out."""
+    return {name: keywords.pop(name) for name in names if name in keywords}
 
 
 MiniCPMV46Processor = Processor  # its name in version 0.1.0

@@ -111,6 +111,8 @@ def _half(half: HalfT, params: Any, section: str, limits: Limits) -> HalfT:
         if "patch_size" in given:
             half = replace(half, slicing=replace(half.slicing, patch_size=given.pop("patch_size")))
         known = [name for name in half.names if name != UPSIZE or half.sibling.has_small_image_upsize]
+        if isinstance(half, VideoProcessor) and half.sibling.has_small_image_upsize:
+            given.pop(UPSIZE, None)  # of images; transformers keeps it where a video's options are read from theirs
         if unknown := given.keys() - set(known):
             raise ValueError(f"{names(unknown)} is not supported by {half.sibling.name}")
         if "use_image_id" in given:  # of videos it is the call's matter, but a file may name it

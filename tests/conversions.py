@@ -25,11 +25,13 @@ IMAGE_CASES = {
     "base": ("mode_p_transparent", "photo_sliced", "mode_l"),
     "untied": ("photo_upscaled", "page_two_slices"),
     "bf16": ("photo_bf16", "photo_bf16_4x_sliced"),
+    "ocr": ("ocr_photo", "ocr_photo_adaptive"),
 }
 TEXT_CASES = {
     "base": ("text_chat_system", "text_unicode", "text_literal_tags"),
     "untied": ("text_chat_untied", "text_long"),
     "bf16": ("text_bf16",),
+    "ocr": ("ocr_text", "ocr_text_thinking"),
 }
 
 _BUILTIN_LOGITS = """

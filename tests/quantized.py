@@ -5,7 +5,7 @@ float32 model that holds the dequantized matrices: a layer that is swapped, left
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,18 @@ CALLS = {
     # Rows of 64 are not divisible: only the wider matrices are quantized.
     "group128": Format("untied", {"quantize": True, "q_group_size": 128}, Recipe.affine(4, 5, 6, 128)),
 }
-PLAIN = ("bf16", "float32", "untied")
+# MiniCPM-OCR in every format.
+OCR = {
+    "ocr": Format("ocr"),
+    **{
+        f"ocr {bits}bit": Format("ocr", {"quantize": True, "q_bits": bits}, Recipe.affine(bits, inputs, rest))
+        for bits, inputs, rest in ((1, 2, 3), (2, 3, 4), (3, 4, 5), (4, 5, 6), (5, 6, 6), (6, 6, 6), (8, 8, 8))
+    },
+    **{f"ocr {name}": replace(COMMANDS[name], variant="ocr") for name in ("mxfp4", "mxfp8", "nvfp4", "awq")},
+}
+CALLS |= OCR
+COMMANDS |= {name: CALLS.pop(name) for name in ("ocr", "ocr 4bit")}
+PLAIN = ("bf16", "float32", "untied", "ocr")
 FORMATS = COMMANDS | CALLS
 QUANTIZED = [name for name in FORMATS if name not in PLAIN]
 
@@ -143,7 +154,7 @@ def decoder_matrices(variant: str) -> list[str]:
 def recipe_matrices(recipe: str, variant: str) -> Matrices:
     """A mixed recipe: more bits for embeddings and head, and for values and down projections of some layers."""
     low, high = (int(bits) for bits in recipe.removeprefix("mixed_").split("_"))
-    layers = {"base": (2, 3), "untied": (0, 3, 6, 7)}[variant]
+    layers = (0, 3, 6, 7) if variant == "untied" else (2, 3)
     favoured = {"language_model.model.embed_tokens", "language_model.lm_head"}
     for layer in layers:
         favoured |= {f"language_model.model.layers.{layer}.{name}" for name in ("mlp.down_proj", "self_attn.v_proj")}

@@ -153,6 +153,28 @@ COMMANDS = {
         variant="untied",
         keywords={"kv_bits": 8, "kv_group_size": 32, "quantized_kv_start": 0},
     ),
+    "ocr: image": Command(
+        ("--image", media("temple.png")),
+        "Describe this image",
+        "ocr_photo",
+        "ocr",
+        images=(Picture("temple.png").load(),),
+    ),
+    "ocr: adaptive": Command(
+        ("--image", media("slide.png"), "--processor-kwargs", '{"small_image_upsize": "adaptive"}'),
+        "Read all text.",
+        "ocr_slide_adaptive",
+        "ocr",
+        images=(Picture("slide.png").load(),),
+        keywords={"small_image_upsize": "adaptive"},
+    ),
+    "ocr: video": Command(
+        ("--video", media("pan_short.mp4"), "--fps", "1", "--processor-kwargs", PLAIN_VIDEO),
+        "Describe this video",
+        variant="ocr",
+        video="pan_short.mp4",
+        keywords=PLAIN,
+    ),
     "resized image": Command(
         ("--image", media("temple.png"), "--resize-shape", "320", "300"),
         "Describe this image",

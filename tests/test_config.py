@@ -23,6 +23,41 @@ def test_defaults_are_the_official_ones() -> None:
     assert text.rotary_dim == 64
 
 
+def test_defaults_of_ocr() -> None:
+    """Tied and 4x where `config.json` says nothing; all else is as it is with 4.6."""
+    params = {"model_type": "minicpm_ocr", "image_token_id": 1, "video_token_id": 2}
+    config, other = (Config.from_dict({**params, "model_type": name}) for name in ("minicpm_ocr", "minicpmv4_6"))
+    assert (config.tie_word_embeddings, config.downsample_mode) == (True, "4x")
+    assert config.vision_config.model_type == "minicpm_ocr_vision"
+    assert config.text_config == other.text_config
+    vision = dataclasses.replace(config.vision_config, model_type=other.vision_config.model_type)
+    assert vision == other.vision_config
+    given = Config.from_dict({**params, "tie_word_embeddings": False, "downsample_mode": "16x"})
+    assert (given.tie_word_embeddings, given.downsample_mode) == (False, "16x")
+
+
+def test_what_4_6_has_besides_is_known_to_ocr() -> None:
+    """Files that were made out of 4.6's; the one value that would change something is refused there too."""
+    params = tiny.config("ocr")
+    leftovers = {"image_size": 1120, "drop_vision_last_layer": False}
+    assert Config.from_dict({**params, **leftovers}) == Config.from_dict(params)
+    with pytest.raises(ValueError, match="drop_vision_last_layer"):
+        Config.from_dict({**params, "drop_vision_last_layer": True})
+
+
+@pytest.mark.parametrize(("variant", "other"), [("base", "minicpm_ocr"), ("ocr", "minicpmv4_6")])
+def test_parts_of_the_other_model(variant: str, other: str) -> None:
+    """A vision section or a class of the sibling is refused by its name; a section without a type is the model's."""
+    params = tiny.config(variant)
+    vision = params["vision_config"]
+    with pytest.raises(ValueError, match=rf"vision_config\.model_type = '{other}_vision'"):
+        Config.from_dict({**params, "vision_config": {**vision, "model_type": f"{other}_vision"}})
+    own = f"{params['model_type']}_vision"
+    assert Config.from_dict(params).vision_config.model_type == own
+    del vision["model_type"]
+    assert Config.from_dict(params).vision_config.model_type == own
+
+
 def test_small_checkpoint() -> None:
     config = Config.from_dict(tiny.config("untied"))
     assert config.vision_config.insert_layer_id == 0

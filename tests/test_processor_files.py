@@ -9,6 +9,7 @@ from typing import Any
 
 import cases
 import golden_data
+import mlx_vlm.utils
 import numpy as np
 import pytest
 import stages
@@ -17,6 +18,7 @@ from conversions import convert, read_json
 
 from minicpmv46.options import ImageProcessor, VideoProcessor
 from minicpmv46.processing import Processor
+from minicpmv46.siblings import MINICPM_OCR
 
 Folders = Callable[[str], Path]
 
@@ -165,6 +167,86 @@ def test_missing_option_files_mean_the_official_defaults(folder: Folders, tmp_pa
     shutil.copytree(folder("official"), tmp_path, dirs_exist_ok=True)
     (tmp_path / "processor_config.json").unlink()
     assert_same_processor(Processor.from_pretrained(tmp_path), Processor.from_pretrained(folder("official")))
+
+
+OCR = {**OPTIONS["image_processor"], "small_image_upsize": "adaptive", "downsample_mode": "16x"}
+
+
+@pytest.mark.parametrize("sections", [{}, {"image_processor": OCR, "video_processor": OPTIONS["video_processor"]}])
+def test_files_of_ocr(sections: dict[str, dict[str, Any]], checkpoint: Folders, tmp_path: Path) -> None:
+    """Read, saved with its own class names, and read again; what a file leaves out is OCR's default."""
+    source = with_options(checkpoint("ocr"), tmp_path / "source", sections)
+    before = Processor.from_pretrained(source)
+    assert before.options.sibling is MINICPM_OCR
+    before.save_pretrained(tmp_path / "saved")
+    assert read_json(tmp_path / "saved" / "processor_config.json") == read_json(source / "processor_config.json")
+    assert_same_processor(Processor.from_pretrained(tmp_path / "saved"), before)
+
+    content = {name: {} for name in OPTIONS} | {name: dict(values) for name, values in sections.items()}
+    for classes in ({"processor_class": "MiniCPMOcrProcessor"}, {}):  # without any, config.json has the model
+        (source / "processor_config.json").write_text(json.dumps({**classes, **content}))
+        assert_same_processor(Processor.from_pretrained(source), before)
+    (source / "processor_config.json").unlink()
+    assert Processor.from_pretrained(source).options == Processor.from_pretrained(checkpoint("ocr")).options
+
+
+def test_whose_processor_a_folder_has(checkpoint: Folders, tmp_path: Path) -> None:
+    """Where the files name different models the processor's own class is right, as in transformers."""
+    for variant, other in (("base", "ocr"), ("ocr", "base")):
+        folder = Path(shutil.copytree(checkpoint(variant), tmp_path / variant))
+        shutil.copy(checkpoint(other) / "config.json", folder / "config.json")
+        found, expected = Processor.from_pretrained(folder), Processor.from_pretrained(checkpoint(variant))
+        assert found.options.sibling is expected.options.sibling
+        assert_same_processor(found, expected)
+
+
+@pytest.mark.parametrize("section", OPTIONS)
+def test_option_that_4_6_lacks(section: str, checkpoint: Folders, tmp_path: Path) -> None:
+    """Refused in its files; in OCR's it says nothing about videos, for which transformers keeps it all the same."""
+    changes = {section: {"small_image_upsize": "never"}}
+    folder = with_options(checkpoint("base"), tmp_path / "base", changes)
+    with pytest.raises(ValueError, match=rf"{section}: 'small_image_upsize' is not supported by MiniCPM-V 4\.6"):
+        Processor.from_pretrained(folder)
+    found = Processor.from_pretrained(with_options(checkpoint("ocr"), tmp_path / "ocr", changes))
+    upsize = "never" if section == "image_processor" else "always"
+    assert found.image_processor.slicing.small_image_upsize == upsize
+    assert found.video_processor == Processor.from_pretrained(checkpoint("ocr")).video_processor
+
+
+@pytest.mark.parametrize("file", ["processor_config.json", "preprocessor_config.json"])
+def test_file_of_images_alone(file: str, checkpoint: Folders, tmp_path: Path) -> None:
+    """Videos take what both share from the images' options, as in transformers."""
+    folder = Path(shutil.copytree(checkpoint("ocr"), tmp_path / "folder"))
+    section = {**tiny.processor_config("ocr")["image_processor"], **OCR}
+    (folder / "processor_config.json").unlink()
+    (folder / file).write_text(json.dumps({"image_processor": section} if file.startswith("proc") else section))
+    processor = Processor.from_pretrained(folder)
+    images, videos = processor.image_processor.slicing, processor.video_processor.slicing
+    assert (images.downsample_mode, images.small_image_upsize) == ("16x", "adaptive")
+    assert (videos.downsample_mode, videos.small_image_upsize) == ("16x", "always")
+    assert (videos.max_slice_nums, videos.scale_resolution) == (images.max_slice_nums, images.scale_resolution)
+
+
+def test_folder_of_a_processor_alone(checkpoint: Folders, tmp_path: Path) -> None:
+    """`transformers.AutoProcessor` reads what `save_pretrained` wrote, where no `config.json` names the model."""
+    for variant, mode in (("base", "4x"), ("ocr", "16x")):
+        before = Processor.from_pretrained(checkpoint(variant)).with_defaults(downsample_mode=mode)
+        before.save_pretrained(tmp_path / variant)
+        after = mlx_vlm.utils.AutoProcessor.from_pretrained(tmp_path / variant)
+        assert type(after) is Processor
+        assert_same_processor(after, before)
+
+
+def test_options_of_a_load(checkpoint: Folders) -> None:
+    """As in transformers: they stand in the place of the checkpoint's, and what is no option is of no interest."""
+    given = {"small_image_upsize": "adaptive", "downsample_mode": "16x"}
+    expected = Processor.from_pretrained(checkpoint("ocr")).with_defaults(**given)
+    for load in (Processor.from_pretrained, mlx_vlm.utils.AutoProcessor.from_pretrained):
+        assert load(checkpoint("ocr"), revision="main", trust_remote_code=True, **given).options == expected.options
+    with pytest.raises(ValueError, match="small_image_upsize must be one of"):
+        Processor.from_pretrained(checkpoint("ocr"), small_image_upsize="no")
+    with pytest.raises(TypeError, match=r"from_pretrained has small_image_upsize, which MiniCPM-V 4\.6 does not have"):
+        Processor.from_pretrained(checkpoint("base"), small_image_upsize="never")
 
 
 def test_template_given_is_the_template_saved(folder: Folders, tmp_path: Path) -> None:

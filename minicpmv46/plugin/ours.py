@@ -90,6 +90,10 @@ def is_our_checkpoint(path: object, keywords: Keywords) -> bool:
     hub = {name: keywords[name] for name in HUB_OPTIONS if name in keywords}
     try:
         if Path(path).is_dir():
+            # A folder of a processor alone, as `save_pretrained` writes it, has no config.json.
+            alone = Path(path) / "processor_config.json"
+            if not (Path(path) / "config.json").exists() and alone.is_file():
+                return _names_our_model(_beginning(alone))
             return is_our_folder(path, keywords)
         from huggingface_hub import hf_hub_download
 

@@ -17,10 +17,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     @cache
     def make(variant: str) -> Path:
         folder = tiny.make_checkpoint(tmp_path_factory.mktemp("source"), variant)
-        options = tiny.processor_config()
+        options = tiny.processor_config(variant)
         options["image_processor"] |= {"max_slice_nums": 4, "use_image_id": False, "image_mean": [0.5, 0.25, 0.125]}
         options["image_processor"] |= {"scale_resolution": 112}  # few patches: here it is the decoder that changes
-        options["video_processor"] |= {"max_num_frames": 7, "stack_frames": 3, "downsample_mode": "4x"}
+        mode = "16x" if variant == "ocr" else "4x"
+        options["video_processor"] |= {"max_num_frames": 7, "stack_frames": 3, "downsample_mode": mode}
+        options["image_processor"] |= {"small_image_upsize": "adaptive"} if variant == "ocr" else {}
         (folder / "processor_config.json").write_text(json.dumps(options))
         return folder
 

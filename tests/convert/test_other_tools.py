@@ -54,25 +54,26 @@ OTHERS = {
 }
 
 
+@pytest.mark.parametrize("variant", ["base", "ocr"])
 @pytest.mark.parametrize("name", OTHERS)
-def test_format_of_another_tool(name: str, source: Folders, tmp_path: Path) -> None:
+def test_format_of_another_tool(name: str, variant: str, source: Folders, tmp_path: Path) -> None:
     """Loaded, answered from and converted to plain weights; where a module has no tensor at all it is named."""
     write, section = OTHERS[name]
-    folder = Path(shutil.copytree(source("base"), tmp_path / name))
-    tensors, plain = dict(mx.load(str(folder / "model.safetensors"))), load_model(source("base"))
+    folder = Path(shutil.copytree(source(variant), tmp_path / name))
+    tensors, plain = dict(mx.load(str(folder / "model.safetensors"))), load_model(source(variant))
     numbers = {}
-    for path in attention_and_mlps("base"):
+    for path in attention_and_mlps(variant):
         numbers[f"{path}.weight"] = write(tensors, official_name(f"{path}.weight")).astype(mx.float32)
     mx.eval(tensors, numbers)
     mx.save_safetensors(str(folder / "model.safetensors"), tensors)
     config = read_json(folder / "config.json")
     (folder / "config.json").write_text(json.dumps({**config, "quantization_config": section}))
     plain.load_weights(list(numbers.items()), strict=False)
-    assert_answers_as(folder, plain, "base")
+    assert_answers_as(folder, plain, variant)
 
     converted = convert_here(folder, tmp_path / "plain", dequantize=True)
     assert_loads_as(converted, {})
-    assert_answers_as(converted, plain, "base")
+    assert_answers_as(converted, plain, variant)
 
     mx.save_safetensors(
         str(folder / "model.safetensors"), {k: v for k, v in tensors.items() if ".vision_tower." not in k}

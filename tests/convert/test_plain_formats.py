@@ -38,7 +38,7 @@ def test_plain_conversion_is_the_official_checkpoint(name: str, converted: Folde
     assert_same_tensors(parameters(load_model(folder)), parameters(load_model(original)))
 
 
-@pytest.mark.parametrize("name", ["bf16", "untied"])
+@pytest.mark.parametrize("name", ["bf16", "untied", "ocr"])
 def test_plain_conversion_gives_the_same_answer(name: str, converted: Folders, source: Folders) -> None:
     """Through mlx-vlm, image included, from folder to tokens."""
     variant = FORMATS[name].variant
@@ -56,7 +56,11 @@ def test_builtin_port_reads_our_conversions(name: str, converted: Folders, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("variant", "dtype"), [("base", "float16"), ("base", "bfloat16"), ("bf16", "float16"), ("bf16", "float32")]
+    ("variant", "dtype"),
+    [
+        *(("base", "float16"), ("base", "bfloat16"), ("bf16", "float16"), ("bf16", "float32")),
+        *(("ocr", "float16"), ("ocr", "bfloat16")),
+    ],
 )
 def test_dtype(variant: str, dtype: str, source: Folders, tmp_path: Path) -> None:
     """All is cast but what the decoder's norms and decays need; the answer is that of the numbers cast."""

@@ -24,7 +24,7 @@ from quantized import (
 from minicpmv46.weights import official_weights
 
 
-@pytest.mark.parametrize("name", ["4bit", "8bit", "mxfp4", "mxfp8", "nvfp4", "mixed"])
+@pytest.mark.parametrize("name", ["4bit", "8bit", "mxfp4", "mxfp8", "nvfp4", "mixed", "ocr 4bit", "ocr nvfp4"])
 def test_dequantized_folder(name: str, converted: Folders, source: Folders, tmp_path: Path) -> None:
     """Plain matrices in the official layout, nothing of quantization in config.json, and the same answer."""
     variant, matrices = FORMATS[name].variant, expected_matrices(name)
@@ -47,7 +47,7 @@ def test_dequantized_folder(name: str, converted: Folders, source: Folders, tmp_
             stages.assert_close(actual, expected, stages.TOLERANCE, "logits")
 
 
-@pytest.mark.parametrize("name", ["bf16", "untied", "4bit", "mixed", "nvfp4"])
+@pytest.mark.parametrize("name", ["bf16", "untied", "4bit", "mixed", "nvfp4", "ocr", "ocr 4bit"])
 def test_converting_a_conversion(name: str, converted: Folders, tmp_path: Path) -> None:
     """Without options nothing changes, neither tensor nor config."""
     again = convert_here(converted(name), tmp_path / "again")

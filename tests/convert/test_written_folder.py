@@ -17,7 +17,7 @@ from quantized import FORMATS, Folders, stored_tensors
 from minicpmv46.processing import Processor
 
 
-@pytest.mark.parametrize("name", ["bf16", "untied", "4bit", "mixed", "nvfp4", "awq"])
+@pytest.mark.parametrize("name", ["bf16", "untied", "4bit", "mixed", "nvfp4", "awq", "ocr", "ocr mxfp4"])
 def test_processor_files(name: str, converted: Folders, source: Folders) -> None:
     """Template, options, special tokens, stop tokens, ids and pixels are those of the source."""
     folder, original = converted(name), source(FORMATS[name].variant)
@@ -33,6 +33,8 @@ def test_processor_files(name: str, converted: Folders, source: Folders) -> None
     assert after.tokenizer.special_tokens_map == before.tokenizer.special_tokens_map
     assert after.tokenizer.backend_tokenizer.to_str() == before.tokenizer.backend_tokenizer.to_str()
     assert load_model(folder, lazy=True).config.eos_token_id == list(tiny.STOP_TOKENS)
+    if FORMATS[name].variant == "ocr":
+        assert after.image_processor.slicing.small_image_upsize == "adaptive"
     for case_name in (TEXT_CASES["base"][1], IMAGE_CASES["base"][0]):
         case = cases.BY_NAME[case_name]
         actual, expected = stages.process(after, case), stages.process(before, case)
@@ -41,7 +43,7 @@ def test_processor_files(name: str, converted: Folders, source: Folders) -> None
             np.testing.assert_array_equal(actual[key], value, err_msg=key)
 
 
-@pytest.mark.parametrize("name", ["bf16", "4bit"])
+@pytest.mark.parametrize("name", ["bf16", "4bit", "ocr", "ocr 8bit"])
 def test_config_keeps_everything(name: str, converted: Folders, source: Folders) -> None:
     """Every entry of the source, with the stop tokens of generation_config.json."""
     after, before = (read_json(f / "config.json") for f in (converted(name), source(FORMATS[name].variant)))

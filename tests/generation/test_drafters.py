@@ -1,4 +1,4 @@
-"""Speculative decoding, which needs a drafter that does not exist: refused in one sentence."""
+"""Speculative decoding: refused in one sentence, which names the drafter where one was published."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,10 +7,15 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
-from mlx_vlm import batch_generate, generate
+from mlx_vlm import batch_generate, generate, load
 from mlx_vlm.speculative.drafters import validate_drafter_compatibility
 from plain_requests import NEW_TOKENS, REFUSAL, Loaded, ask, prepared
 from running import python
+
+OF_OCR = (
+    "the drafter of MiniCPM-OCR 1.0 (MiniCPM-OCR-1.0-DSpark) is not supported here yet, nor is another "
+    "(speculative decoding): leave the draft model out"
+)
 
 
 @pytest.fixture(params=["dflash", "eagle3", "mtp"])
@@ -62,3 +67,20 @@ def test_command_with_a_drafter(folder: Path, checkpoint: Callable[[str], Path],
     assert done.returncode == 0, done.stderr.decode()
     assert f"falling back to autoregressive generation. {REFUSAL}" in output
     assert output.endswith(f"\n{ask(loaded, 'Why?').text}\n")
+
+
+def test_drafter_of_ocr(checkpoint: Callable[[str], Path], drafter: tuple[Any, str]) -> None:
+    """The same calls refuse it in the same places, with its name."""
+    draft, kind = drafter
+    model, processor = loaded = load(str(checkpoint("ocr")))
+    calls: list[Callable[[], Any]] = [
+        lambda: generate(model, processor, "<|image_pad|>", image=["none.png"], draft_model=draft, draft_kind=kind),
+        lambda: generate(model, processor, "", draft_model=draft, draft_kind=kind, **prepared(loaded, "Hi")),
+        lambda: batch_generate(*loaded, prompts=["Hi", "Why?"], max_tokens=3, draft_model=draft, draft_kind=kind),
+        lambda: validate_drafter_compatibility(model, draft, kind),
+        lambda: model.language_model(mx.array([[1, 2, 3]]), capture_layer_ids=[1]),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError) as raised:
+            call()
+        assert str(raised.value) == OF_OCR

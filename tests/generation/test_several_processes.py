@@ -4,6 +4,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from mlx_vlm import load
 from mlx_vlm.utils import sharded_load
 from plain_requests import WAVES, Loaded, ask
 
@@ -16,3 +17,9 @@ def test_loading_for_several_processes(loaded: Loaded, checkpoint: Any, capsys: 
             sharded_load(path, **{kind: group})
     own = sharded_load(path)
     assert ask(own, "Hi", WAVES).token_ids == ask(loaded, "Hi", WAVES).token_ids
+
+
+def test_ocr(checkpoint: Any) -> None:
+    own, alone = (load_in(str(checkpoint("ocr"))) for load_in in (sharded_load, load))
+    options = {"small_image_upsize": "adaptive"}
+    assert ask(own, "Hi", WAVES, **options).token_ids == ask(alone, "Hi", WAVES, **options).token_ids

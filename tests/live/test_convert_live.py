@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import stages
+import tiny
 from cases import BY_NAME
 from conversions import IMAGE_CASES, convert_here
 from loading import load_model
@@ -18,15 +19,16 @@ pytest.importorskip("torchvision")
 
 import oracle
 import torch
-from transformers.models.minicpmv4_6.modeling_minicpmv4_6 import MiniCPMV4_6ForConditionalGeneration
-from transformers.models.minicpmv4_6.processing_minicpmv4_6 import MiniCPMV4_6Processor
 
 from minicpmv46.processing import Processor
 
 Folders = Callable[[str], Path]
 
 # Conversion -> variant.
-VARIANT = {"bf16": "bf16", "sharded": "untied", "cast": "base", "4bit_dequantized": "base", "mixed_dequantized": "bf16"}
+VARIANT = {
+    **{"bf16": "bf16", "sharded": "untied", "cast": "base", "4bit_dequantized": "base", "mixed_dequantized": "bf16"},
+    **{"ocr": "ocr", "ocr cast": "ocr", "ocr 4bit_dequantized": "ocr"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +38,9 @@ def converted(checkpoint: Folders, tmp_path_factory: pytest.TempPathFactory) -> 
     @cache
     def make(name: str) -> Path:
         source, target = checkpoint(VARIANT[name]), tmp_path_factory.mktemp("live") / name
-        if name == "bf16":
+        if name in ("bf16", "ocr"):
             return convert_here(source, target)
-        if name == "cast":
+        if name.endswith("cast"):
             return convert_here(source, target, dtype="bfloat16")
         if name == "sharded":
             with pytest.MonkeyPatch.context() as patch:
@@ -56,10 +58,15 @@ def shards(weights: Mapping[str, mx.array]) -> list[dict[str, mx.array]]:
     return [{str(path): weights[str(path)] for path in part} for part in parts]
 
 
-def load(folder: Path, dtype: Any = "auto") -> MiniCPMV4_6ForConditionalGeneration:
+def classes(name: str) -> oracle.Classes:
+    """The official classes of a conversion."""
+    return oracle.CLASSES[tiny.VARIANTS[VARIANT[name]].model_type]
+
+
+def load(name: str, folder: Path, dtype: Any = "auto") -> Any:
     """The official model, every weight of which is in the folder and no other."""
     torch.set_num_threads(1)
-    model, report = MiniCPMV4_6ForConditionalGeneration.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    model, report = classes(name).model.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     assert not any(report.values()), report
     return model.eval()
 
@@ -67,12 +74,12 @@ def load(folder: Path, dtype: Any = "auto") -> MiniCPMV4_6ForConditionalGenerati
 @pytest.mark.parametrize("name", VARIANT)
 def test_transformers_loads_every_weight(name: str, converted: Folders, checkpoint: Folders) -> None:
     """In the checkpoint's type, with its stop tokens; the numbers are the official checkpoint's where none are lost."""
-    ours, official = load(converted(name)), load(checkpoint(VARIANT[name]))
+    ours, official = load(name, converted(name)), load(name, checkpoint(VARIANT[name]))
     assert ours.dtype == official.dtype
     assert ours.generation_config.to_dict() == official.generation_config.to_dict()
     assert ours.state_dict().keys() == official.state_dict().keys()
     if "dequantized" not in name:
-        dtype = torch.float32 if name == "sharded" else torch.bfloat16
+        dtype = torch.float32 if name in ("sharded", "ocr") else torch.bfloat16
         for path, value in official.state_dict().items():
             actual, expected = ours.state_dict()[path].to(dtype).float(), value.to(dtype).float()
             # Of norm weights w, what is less than the last bit of 1 + w is not kept.
@@ -80,19 +87,19 @@ def test_transformers_loads_every_weight(name: str, converted: Folders, checkpoi
             assert float((actual - expected).abs().max()) <= tolerance, path
 
 
-@pytest.mark.parametrize("name", ["bf16", "cast"])
+@pytest.mark.parametrize("name", ["bf16", "cast", "ocr cast"])
 @torch.inference_mode()
 def test_bfloat16_logits(name: str, converted: Folders, checkpoint: Folders) -> None:
     """A bfloat16 conversion computes in transformers what the official checkpoint does there, to the bit."""
     case = BY_NAME[IMAGE_CASES[VARIANT[name]][0]]
     inputs = oracle.Oracle(checkpoint(VARIANT[name])).process(case)
     inputs["pixel_values"] = inputs["pixel_values"].to(torch.bfloat16)
-    ours, official = (load(f, torch.bfloat16) for f in (converted(name), checkpoint(VARIANT[name])))
+    ours, official = (load(name, f, torch.bfloat16) for f in (converted(name), checkpoint(VARIANT[name])))
     actual, expected = (model(**inputs, logits_to_keep=4).logits for model in (ours, official))
     assert torch.equal(actual, expected)
 
 
-@pytest.mark.parametrize("name", ["bf16", "mixed_dequantized"])
+@pytest.mark.parametrize("name", ["bf16", "mixed_dequantized", "ocr", "ocr 4bit_dequantized"])
 def test_transformers_answers_as_we_do(name: str, converted: Folders) -> None:
     """Prompt ids, pixels, logits and tokens of one converted folder, by the official code and by ours, float32."""
     case = BY_NAME[IMAGE_CASES[VARIANT[name]][0]]
@@ -105,9 +112,11 @@ def test_transformers_answers_as_we_do(name: str, converted: Folders) -> None:
     np.testing.assert_array_equal(result["greedy"], expected["greedy"])
 
 
-def test_official_processor(converted: Folders, checkpoint: Folders) -> None:
+@pytest.mark.parametrize("name", ["bf16", "ocr"])
+def test_official_processor(name: str, converted: Folders, checkpoint: Folders) -> None:
     """The official processor reads the converted folder, with the same options, ids and pixels."""
-    ours, official = (MiniCPMV4_6Processor.from_pretrained(f) for f in (converted("bf16"), checkpoint("bf16")))
+    folders = (converted(name), checkpoint(VARIANT[name]))
+    ours, official = (classes(name).processor.from_pretrained(folder) for folder in folders)
     for part in ("tokenizer", "image_processor", "video_processor"):
         assert type(getattr(ours, part)) is type(getattr(official, part)), part
     assert type(ours) is type(official)
@@ -116,7 +125,7 @@ def test_official_processor(converted: Folders, checkpoint: Folders) -> None:
     assert ours.video_processor.to_dict() == official.video_processor.to_dict()
     assert ours.tokenizer.backend_tokenizer.to_str() == official.tokenizer.backend_tokenizer.to_str()
     assert ours.tokenizer.special_tokens_map == official.tokenizer.special_tokens_map
-    case = BY_NAME["photo_bf16"]
+    case = BY_NAME[IMAGE_CASES[VARIANT[name]][0]]
     picture = case.pictures[0].load()
     results = []
     for processor in (ours, official):

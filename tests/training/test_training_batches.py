@@ -34,6 +34,8 @@ def summed_loss(model: Any, inputs: dict[str, mx.array], counted: mx.array) -> m
 BATCHES = [(name, "base", False) for name in ROWS] + [
     ("one unit and slices", "4x", True),
     ("text", "value_heads", True),
+    ("several images", "ocr", True),
+    ("video", "ocr", False),
 ]
 
 
@@ -46,6 +48,8 @@ def test_batch_is_its_rows(base: Any, data: Any, name: str, kind: str, completio
     rows = [absolute(entry, folder) for entry in ROWS[name]]
     dataset = RowDataset(rows, model.config, processor, config={"train_on_completions": completions})
     samples = [dataset[i] for i in range(2)]
+    if (name, kind) == ("several images", "ocr"):  # slices of the tall one, each at its own size
+        assert samples[0]["image_units"][-4:, :2].tolist() == [[6, 6]] * 4
     pad = processor.tokenizer.pad_token_id
     batch = collate_vlm_batch(samples, 2048, pad_token_id=pad, image_token_id=model.config.image_token_id)
     (loss, _), gradients = nn.value_and_grad(model, lambda m: vlm_sft_loss(m, batch, train_on_completions=completions))(
@@ -64,7 +68,7 @@ def test_batch_is_its_rows(base: Any, data: Any, name: str, kind: str, completio
             summed[path] = summed.get(path, 0) + value
     assert loss.item() == pytest.approx(total / count, rel=1e-5)
 
-    idle = VISION if name == "text" else ("vit_merger.",) if kind == "4x" else ("-",)
+    idle = VISION if name == "text" else ("vit_merger.",) if kind in ("4x", "ocr") else ("-",)
     for path, value in tree_flatten(gradients):
         expected = summed[path] / count
         if path.startswith(idle):
