@@ -51,6 +51,20 @@ class OpenMedia:
         limits.check("patches", "the images and videos have patches:", sum(c.patches for c in (*of_images, *of_videos)))
         return of_images, of_videos
 
+    def check_context(self, counts: tuple[list[int], ...]) -> None:
+        """Compare the visual tokens of each prompt with the context, before anything is decoded.
+
+        Args:
+            counts: how many images, and how many videos, each prompt has.
+
+        Raises:
+            ValueError: they are more than it has, or `costs` raises.
+        """
+        pending = [iter(own) for own in self.costs()]
+        for i, row in enumerate(zip(*counts, strict=True)):
+            tokens = sum(next(own).tokens for own, count in zip(pending, row, strict=True) for _ in range(count))
+            self.options.limits.check("context", f"prompt {i} has visual tokens:", tokens)
+
     def decode(self) -> tuple[list[VisualUnits], list[list[VisualUnits]]]:
         """Units of each image, and of each frame or composed picture of each video; raises `ValueError`."""
         options = self.options.images

@@ -71,6 +71,20 @@ class GivenOptions(ImageOptions, VideoOptions, total=False):
     videos_kwargs: VideoOptions | None
 
 
+class HubOptions(TypedDict, total=False):
+    """Options of a download from the hub, those of `huggingface_hub.snapshot_download`."""
+
+    revision: str | None
+    token: str | bool | None
+    cache_dir: str | None
+    force_download: bool
+    local_files_only: bool
+
+
+class LoadOptions(HubOptions, GivenOptions, total=False):
+    """Options of `from_pretrained`."""
+
+
 OPTIONS = tuple(GivenOptions.__annotations__)
 
 

@@ -20,8 +20,9 @@ from .checks import one_of, quote
 from .conversation import media_of
 from .image import VisualUnits, pack_units
 from .limits import CHARACTERS_PER_TOKEN
-from .media import Cost, flatten_media, open_media
-from .options import OPTIONS, GivenOptions, ImageProcessor, Options, VideoProcessor, naming
+from .media import flatten_media, open_media
+from .option_names import OPTIONS, GivenOptions, HubOptions, LoadOptions, naming
+from .options import ImageProcessor, Options, VideoProcessor
 from .processor_files import load_options, save_options
 from .prompt import check_characters, count_placeholders, expand_placeholders, image_placeholder, video_placeholder
 from .tokenizer import TextOptions, encode, load_tokenizer, special_tokens, token_id
@@ -59,24 +60,26 @@ class Processor:
         return self.options.videos
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, **hub_options: Any) -> Processor:
+    @naming(LoadOptions)
+    def from_pretrained(cls, path: str | Path, **given: Unpack[LoadOptions]) -> Processor:
         """Read a processor from a folder or a hub repository.
 
         Args:
             path: folder, or repository id.
-            hub_options: `revision`, `token`, `cache_dir`, `force_download`, `local_files_only` of a download. Options
-                of `with_defaults` among them replace the checkpoint's, as in transformers.
+            given: options of a download, see `option_names.HubOptions`, and those that replace the checkpoint's.
 
         Raises:
+            TypeError: an option is unknown.
             ValueError: a file holds values that are not supported, or the tokenizer lacks a placeholder token.
             OSError: the tokenizer's files are missing.
         """
-        folder, given = Path(path), _taken(hub_options, OPTIONS)
+        folder, options = Path(path), dict[str, Any](given)
+        hub = {name: options.pop(name) for name in HubOptions.__annotations__ if name in options}
         if not folder.is_dir():
             from huggingface_hub import snapshot_download
 
-            folder = Path(snapshot_download(str(path), allow_patterns=["*.json", "*.jinja", "*.txt"], **hub_options))
-        return cls(load_tokenizer(folder), load_options(folder).updated("from_pretrained", **given))
+            folder = Path(snapshot_download(str(path), allow_patterns=["*.json", "*.jinja", "*.txt"], **hub))
+        return cls(load_tokenizer(folder), load_options(folder).updated("from_pretrained", **options))
 
     @naming(GivenOptions)
     def with_defaults(self, **given: Unpack[GivenOptions]) -> Processor:
@@ -187,7 +190,7 @@ class Processor:
         image_counts = count_placeholders(texts, "image", self.image_token, image_counts)
         video_counts = count_placeholders(texts, "video", self.video_token, video_counts)
         opened = open_media(image_list, video_list, video_metadata, resize_shape, options)
-        self._check_context(opened.costs(), (image_counts, video_counts), options)
+        opened.check_context((image_counts, video_counts))
         image_results, video_results = opened.decode()
 
         tokens = self.special_tokens
@@ -220,13 +223,6 @@ class Processor:
             data = {k: mx.array(v) if isinstance(v, np.ndarray) else v for k, v in data.items()}
         return BatchFeature(data)
 
-    def _check_context(self, costs: tuple[list[Cost], ...], counts: tuple[list[int], ...], options: Options) -> None:
-        """Compare the visual tokens of each prompt with the context, before anything is decoded."""
-        pending = [iter(own) for own in costs]
-        for i, row in enumerate(zip(*counts, strict=True)):
-            tokens = sum(next(own).tokens for own, count in zip(pending, row, strict=True) for _ in range(count))
-            options.limits.check("context", f"prompt {i} has visual tokens:", tokens)
-
     def _check_tokens(self, input_ids: Any, units: list[tuple[VisualUnits, int]]) -> None:
         """Every visual token must have its place in the tokenized prompt."""
         ids = np.concatenate([np.asarray(row).ravel() for row in input_ids])
@@ -256,7 +252,7 @@ class Processor:
         `url`) are processed with the options in `processor_kwargs` or among the keywords; the result is `input_ids`,
         or with `return_dict` all inputs of the model.
         """
-        options = _taken(template_variables, _OF_A_CALL) if tokenize else {}
+        options = {k: template_variables.pop(k) for k in _OF_A_CALL if tokenize and k in template_variables}
         prompt = self.tokenizer.apply_chat_template(
             conversation,
             chat_template=chat_template or self.chat_template,
@@ -291,12 +287,7 @@ class Processor:
         return [text.strip() for text in texts]
 
 
+# Keywords of `apply_chat_template` that are options of a call and no variables of the template.
 _OF_A_CALL = (*OPTIONS, *(f.name for f in fields(TextOptions)))
-
-
-def _taken(keywords: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """Those of the `keywords` that have one of the `names`; they are taken out."""
-    return {name: keywords.pop(name) for name in names if name in keywords}
-
 
 MiniCPMV46Processor = Processor  # its name in version 0.1.0

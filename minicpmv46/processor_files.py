@@ -25,6 +25,7 @@ from .options import (
     VideoProcessor,
     changed,
     is_fixed,
+    own_names,
 )
 from .schema import number
 from .siblings import MINICPM_V_4_6, SIBLINGS, Sibling
@@ -110,7 +111,7 @@ def _half(half: HalfT, params: Any, section: str, limits: Limits) -> HalfT:
         half = replace(half, pixels=PixelOptions(**pixels))
         if "patch_size" in given:
             half = replace(half, slicing=replace(half.slicing, patch_size=given.pop("patch_size")))
-        known = [name for name in half.names if name != UPSIZE or half.sibling.has_small_image_upsize]
+        known = own_names(half.sibling, half.names)
         if isinstance(half, VideoProcessor) and half.sibling.has_small_image_upsize:
             given.pop(UPSIZE, None)  # of images; transformers keeps it where a video's options are read from theirs
         if unknown := given.keys() - set(known):

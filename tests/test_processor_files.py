@@ -238,11 +238,15 @@ def test_folder_of_a_processor_alone(checkpoint: Folders, tmp_path: Path) -> Non
 
 
 def test_options_of_a_load(checkpoint: Folders) -> None:
-    """As in transformers: they stand in the place of the checkpoint's, and what is no option is of no interest."""
+    """As in transformers they replace the checkpoint's. AutoProcessor takes other libraries' arguments too."""
     given = {"small_image_upsize": "adaptive", "downsample_mode": "16x"}
     expected = Processor.from_pretrained(checkpoint("ocr")).with_defaults(**given)
-    for load in (Processor.from_pretrained, mlx_vlm.utils.AutoProcessor.from_pretrained):
-        assert load(checkpoint("ocr"), revision="main", trust_remote_code=True, **given).options == expected.options
+    auto = mlx_vlm.utils.AutoProcessor.from_pretrained
+    assert Processor.from_pretrained(checkpoint("ocr"), revision="main", **given).options == expected.options
+    assert auto(checkpoint("ocr"), revision="main", trust_remote_code=True, **given).options == expected.options
+    for load in (Processor.from_pretrained, auto):
+        with pytest.raises(TypeError, match="max_slice_nums"):
+            load(checkpoint("ocr"), max_slice_num=4)
     with pytest.raises(ValueError, match="small_image_upsize must be one of"):
         Processor.from_pretrained(checkpoint("ocr"), small_image_upsize="no")
     with pytest.raises(TypeError, match=r"from_pretrained has small_image_upsize, which MiniCPM-V 4\.6 does not have"):
