@@ -46,25 +46,23 @@ def ocr_cases() -> Iterator[Case]:
     # Pictures that are sliced; with "adaptive" their slices differ in size
     page, slide, temple = Picture("page.png"), Picture("slide.png"), Picture("temple.png")
     adaptive = OcrOptions(small_image_upsize="adaptive")
+    small = OcrOptions(scale_resolution=224)  # a quarter of the work
+    small_adaptive, small_never = (replace(small, small_image_upsize=upsize) for upsize in ("adaptive", "never"))
     yield Case("ocr_photo", ask(temple, "Describe this image"), OcrOptions(), "ocr")
-    yield Case("ocr_photo_16x", ask(temple, "Describe this image"), OcrOptions("16x"), "ocr")
-    yield Case("ocr_photo_adaptive", ask(temple, "Describe this image"), adaptive, "ocr")
-    yield Case("ocr_photo_scan_never", ask(Scan("officer.png"), READ), OcrOptions(small_image_upsize="never"), "ocr")
-    yield Case("ocr_page", ask(page, READ), OcrOptions(), "ocr")
+    yield Case("ocr_photo_16x", ask(temple, "Describe this image"), replace(small, downsample_mode="16x"), "ocr")
+    yield Case("ocr_photo_adaptive", ask(temple, "Describe this image"), small_adaptive, "ocr")
+    yield Case("ocr_photo_scan_never", ask(Scan("officer.png"), READ), small_never, "ocr")
+    yield Case("ocr_page", ask(page, READ), small, "ocr")
     yield Case("ocr_page_adaptive", ask(page, READ), adaptive, "ocr")
-    yield Case(
-        "ocr_page_scan_adaptive_16x",
-        ask(Scan("page.png"), READ),
-        OcrOptions("16x", 6, small_image_upsize="adaptive"),
-        "ocr",
-    )
+    six = replace(small_adaptive, downsample_mode="16x", max_slice_nums=6)
+    yield Case("ocr_page_scan_adaptive_16x", ask(Scan("page.png"), READ), six, "ocr")
     yield Case("ocr_slide_adaptive", ask(slide, READ), adaptive, "ocr")
-    yield Case("ocr_slide_light_adaptive", ask(Negative("slide.png"), READ), adaptive, "ocr")
-    yield Case("ocr_receipt_adaptive", ask(Picture("receipt_l.png"), READ), adaptive, "ocr")
+    yield Case("ocr_slide_light_adaptive", ask(Negative("slide.png"), READ), small_adaptive, "ocr")
+    yield Case("ocr_receipt_adaptive", ask(Picture("receipt_l.png"), READ), small_adaptive, "ocr")
     whole = OcrOptions(slice_mode=False, small_image_upsize="adaptive")
     yield Case("ocr_page_adaptive_no_slices", ask(page, READ), whole, "ocr")
     yield Case("ocr_page_never_one_slice", ask(page, READ), OcrOptions("16x", 1, small_image_upsize="never"), "ocr")
-    yield Case("ocr_nine_slices", ask(Picture("waves", (1200, 1000)), READ), OcrOptions("16x"), "ocr", new_tokens=4)
+    yield Case("ocr_nine_slices", ask(Picture("waves", (600, 500)), READ), small, "ocr", new_tokens=4)
     # Units of 112 pixels a side, so that a small page has as many slices.
     many = OcrOptions(max_slice_nums=36, small_image_upsize="adaptive", scale_resolution=112)
     yield Case("ocr_36_slices_adaptive", ask(page, READ), many, "ocr", new_tokens=4)
@@ -75,7 +73,7 @@ def ocr_cases() -> Iterator[Case]:
     yield Case("ocr_mode_p", ask(Picture("flower_p.png"), READ), OcrOptions(), "ocr", new_tokens=4)
     yield Case("ocr_mode_bilevel", ask(Picture("page.png", crop=(55, 560, 355, 700), mode="1"), READ), adaptive, "ocr")
     several = (CROPS["dense"], CROPS["icon"], CROPS["sparse"], slide, CROPS["item"])
-    yield Case("ocr_several_adaptive", ask(*several, READ), adaptive, "ocr")
+    yield Case("ocr_several_adaptive", ask(*several, READ), small_adaptive, "ocr")
     yield Case("ocr_several_no_ids", ask(*several[:3], READ), OcrOptions("16x", use_image_id=False), "ocr")
     chat = (
         Turn("user", (CROPS["dense"], READ)),
@@ -85,7 +83,7 @@ def ocr_cases() -> Iterator[Case]:
     yield Case("ocr_chat_adaptive", chat, adaptive, "ocr")
     clip = Clip("page.png", 21, 10, (64, 112))
     yield Case("ocr_clip", ask(clip, "Describe the video"), OcrOptions(max_slice_nums=1, use_image_id=False), "ocr")
-    stacked = OcrOptions("16x", 1, use_image_id=False, stack_frames=3, max_num_frames=4)
+    stacked = replace(small, max_slice_nums=1, use_image_id=False, stack_frames=3, max_num_frames=4)
     yield Case("ocr_clip_stack_3", ask(Clip("temple.png", 24, 10, (64, 112)), "Describe the video"), stacked, "ocr")
-    both = OcrOptions(max_slice_nums=2, small_image_upsize="adaptive")
+    both = replace(small_adaptive, max_slice_nums=2)
     yield Case("ocr_image_and_clip", ask(CROPS["cell"], clip, "Is it in the video?"), both, "ocr")

@@ -149,7 +149,7 @@ REQUESTS = {
     "text": Request("What is OCR?"),
 }
 SECTIONS = {"image_processor": "ImageProcessor", "video_processor": "VideoProcessor"}
-COMMANDS = ("4x", "adaptive", "video", "text")
+COMMANDS = ("adaptive", "video")  # each starts an interpreter; `test_python` asks all
 
 
 @pytest.fixture(scope="module")
