@@ -60,7 +60,7 @@ CROPS: tuple[Crop, ...] = (
     Crop(Picture("page.png", crop=(55, 385, 200, 545)), (36,), (30,), (30,)),
     Crop(Scan("page.png", crop=(300, 400, 470, 520), seed=7), (35,), (24,), (24,)),
     # Photographs and patterns
-    Crop(Picture("flower_p.png", crop=(20, 20, 150, 170)), (36,), (25,), (25,)),
+    Crop(Picture("flower.png", crop=(20, 20, 150, 170)), (36,), (25,), (25,)),
     Crop(Picture("officer.png", crop=(0, 0, 120, 150)), (35,), (20,), (20,)),
     Crop(Picture("waves", (90, 91), 3), (36,), (9,), (9,)),
     # Icons below 6,272 pixels
