@@ -83,7 +83,7 @@ def ocr_cases() -> Iterator[Case]:
     yield Case("ocr_chat_adaptive", chat, adaptive, "ocr")
     clip = Clip("page.png", 21, 10, (64, 112))
     yield Case("ocr_clip", ask(clip, "Describe the video"), OcrOptions(max_slice_nums=1, use_image_id=False), "ocr")
-    stacked = replace(small, max_slice_nums=1, use_image_id=False, stack_frames=3, max_num_frames=4)
+    stacked = OcrOptions("16x", 1, use_image_id=False, stack_frames=3, max_num_frames=4, scale_resolution=224)
     yield Case("ocr_clip_stack_3", ask(Clip("temple.png", 24, 10, (64, 112)), "Describe the video"), stacked, "ocr")
     both = replace(small_adaptive, max_slice_nums=2)
     yield Case("ocr_image_and_clip", ask(CROPS["cell"], clip, "Is it in the video?"), both, "ocr")
