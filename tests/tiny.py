@@ -60,6 +60,7 @@ VARIANTS = {
     "untied": replace(_BASE, seed=48, tied=False, layers=8, value_dim=64, insert_layer=0, vision_heads=2),
     "bf16": replace(_BASE, dtype="bfloat16"),
     "ocr": replace(_BASE, model_type="minicpm_ocr", seed=49, value_heads=4),
+    "ocr_recorded": replace(_BASE, model_type="minicpm_ocr", seed=47, value_heads=4),
 }
 # How the names of each model's classes in transformers begin, and the token mode of its processor.
 CLASSES = {"minicpmv4_6": "MiniCPMV4_6", "minicpm_ocr": "MiniCPMOcr"}
