@@ -245,7 +245,7 @@ def _rgb_from_array(array: np.ndarray) -> np.ndarray:
 
 
 def _flattened(array: np.ndarray) -> np.ndarray:
-    """An array with transparency, laid on white in float32 as torchvision's backend does; levels are cut off there."""
+    """An array with transparency, laid on white in float32 as torchvision's backend does: it truncates levels."""
     unit = array.astype(np.float32) * np.float32(1 / 255)
     alpha = unit[..., 3:]
     levels = (unit[..., :3] * alpha + (1 - alpha)) * np.float32(256 - 1e-3)

@@ -1,8 +1,8 @@
 """How large the letters in a small image are: what `small_image_upsize="adaptive"` enlarges an image by.
 
-The official classifier: an Otsu threshold parts ink from paper, 8-connected components of ink are glyphs, and small
-glyphs that stand close together are text that has to be enlarged to be read. Thresholds are those that the model was
-trained with. OpenCV, which comes with mlx-vlm, does the same work there.
+This is the official classifier (transformers, `adaptive_upsize_resolution`). An Otsu threshold separates ink from
+paper, and 8-connected components of ink are glyphs. Small glyphs that are close together are text that is enlarged to
+be read. The model was trained with these thresholds. The official code uses OpenCV too, which comes with mlx-vlm.
 """
 
 from __future__ import annotations

@@ -125,8 +125,9 @@ class ImageProcessor:
         """
         check_names(self.sibling, given, self.names, "num_image_tokens")
         slicing = changed(self, given).slicing
-        plan = largest_plan(height, width, slicing)
-        if image is not None:
+        if image is None:
+            plan = largest_plan(height, width, slicing)
+        else:
             plan = plan_picture(open_image(image, "image").picture(self.sibling.image_backend), slicing)
             if plan.size != (height, width):
                 found = "x".join(map(str, plan.size))
