@@ -19,8 +19,9 @@ from mlx_vlm.generate import diffusion
 from mlx_vlm.utils import prepare_inputs
 from refusals import refuse
 
-from minicpmv46.option_names import GivenOptions, ImageOptions, MediaOptions, VideoOptions
+from minicpmv46.option_names import GivenOptions, HubOptions, ImageOptions, MediaOptions, VideoOptions
 from minicpmv46.options import OPTIONS, UPSIZE, Options
+from minicpmv46.plugin import ours as questions
 from minicpmv46.plugin.model_config import ModelConfig
 from minicpmv46.processing import Processor
 from minicpmv46.sampling import SamplingOptions
@@ -232,6 +233,7 @@ def test_names_are_the_fields() -> None:
     sampling = {f.name for f in fields(SamplingOptions)}
     assert set(VideoOptions.__annotations__) == set(MediaOptions.__annotations__) | sampling | {"do_sample_frames"}
     assert set(OPTIONS) == {*VideoOptions.__annotations__, UPSIZE, "images_kwargs", "videos_kwargs"}
+    assert tuple(HubOptions.__annotations__) == questions.HUB_OPTIONS  # written twice: `ours` runs for every model
     assert set(LIKELY.values()) <= set(OPTIONS) and not set(LIKELY) & set(OPTIONS)
 
 
