@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from minicpmv46.processing import Processor as Processor
     from minicpmv46.slicing import plan_slices as plan_slices
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "MiniCPMV46Processor": "minicpmv46.processing",  # the name of `Processor` in version 0.1.0

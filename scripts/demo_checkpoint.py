@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-import tiny  # noqa: E402
+from support import tiny  # noqa: E402
 
 from scripts.demo_drawing import COLOURS, SHAPES, SIDE  # noqa: E402
 from scripts.demo_tasks import DIRECTIONS, FACTS, QUESTIONS, SUMS  # noqa: E402

@@ -1,4 +1,4 @@
-"""Record the official implementation's answers to `tests/cases.py` for tests that run without torch.
+"""Record the official implementation's answers to `tests/support/cases.py` for tests that run without torch.
 
 Needs torch, torchvision and transformers. Run it again whenever a case or a small checkpoint changes:
 
@@ -23,12 +23,7 @@ import transformers
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-import cases  # noqa: E402
-import drawn_text  # noqa: E402
-import golden_data  # noqa: E402
-import oracle  # noqa: E402
-import sizes  # noqa: E402
-import tiny  # noqa: E402
+from support import cases, drawn_text, golden_data, oracle, sizes, tiny  # noqa: E402
 
 ROWS = {"pixel": 32, "vision": 64, "hidden": 48}  # rows kept of each array
 GEOMETRIES, SAMPLINGS, UNITS, UPSIZES, SLICES = 600, 300, 500, 240, 100

@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-from loading import load_model
-from running import skip_without_hook
+from support import tiny
+from support.loading import load_model
+from support.running import skip_without_hook
 
 import minicpmv46  # noqa: F401  registers, also where the wheel's .pth file is not installed
 from minicpmv46.model import Model
 from minicpmv46.processing import Processor
 
 # Their assertions say what differs, as those of the tests do.
-pytest.register_assert_rewrite("conversions", "endpoints", "environments", "quantized", "refusals", "serving", "stages")
+SUPPORT = ("conversions", "endpoints", "environments", "quantized", "refusals", "serving", "stages")
+pytest.register_assert_rewrite(*(f"support.{name}" for name in SUPPORT))
 
 
 @pytest.fixture(scope="session")

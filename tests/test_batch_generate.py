@@ -19,9 +19,9 @@ from mlx_vlm.models.cache import QuantizedKVCache
 from mlx_vlm.prompt_utils import apply_chat_template
 from mlx_vlm.turboquant import TurboQuantKVCache
 from mlx_vlm.utils import prepare_inputs
-from pictures import MEDIA, Clip, Picture, media_of
 from PIL import Image
-from tiny import STOP_TOKENS
+from support.pictures import MEDIA, Clip, Picture, media_of
+from support.tiny import STOP_TOKENS
 
 from minicpmv46.plugin import batches
 

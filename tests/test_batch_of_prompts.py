@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import greedy
 from mlx_vlm import batch_generate, load
 from mlx_vlm.prompt_utils import apply_chat_template
-from pictures import MEDIA, Picture
+from support.asking import greedy
+from support.pictures import MEDIA, Picture
 
 PROMPTS = [
     "Hi",

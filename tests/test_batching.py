@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from mlx_vlm import load
 from mlx_vlm.generate.ar import BatchGenerator, _extend_cache, _left_pad_prompts, _make_cache, _right_pad_prompts
-from tiny import STOP_TOKENS
+from support.tiny import STOP_TOKENS
 
 from minicpmv46.model import LanguageModel, Model
 

@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 import mlx.core as mx
 import mlx_vlm
 import pytest
-from conversions import convert_here, read_json
-from running import python
+from support.conversions import convert_here, read_json
+from support.running import python
 
 from minicpmv46.config import Config
 from minicpmv46.demo import CHECKPOINT

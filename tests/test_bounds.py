@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import MEDIA
 from PIL import Image
-from refusals import IMAGE, VIDEO, refuse
+from support.pictures import MEDIA
+from support.refusals import IMAGE, VIDEO, refuse
 
 from minicpmv46.decoding import ImageSource
 from minicpmv46.media import OpenMedia

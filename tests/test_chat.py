@@ -13,8 +13,8 @@ import pytest
 from mlx_vlm import generate, load
 from mlx_vlm.chat import MLXVisionChat
 from mlx_vlm.generate import dispatch
-from pictures import MEDIA
-from running import python
+from support.pictures import MEDIA
+from support.running import python
 
 ROOF, FLOWER, CLIP = str(MEDIA / "roof.png"), str(MEDIA / "flower.png"), str(MEDIA / "pan_short.mp4")
 QUESTIONS = ("What is this?", "And why?", "Where?")

@@ -12,8 +12,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx_vlm
 import pytest
-import tiny
 from mlx_vlm.utils import load_model, save_weights
+from support import tiny
 
 from minicpmv46.checkpoint import check_checkpoint
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import mlx_vlm
 import pytest
-import tiny
+from support import tiny
 
 from minicpmv46.checkpoint import check_checkpoint
 from minicpmv46.files import JSON_BYTES, TOKENIZER_BYTES, parse_json, read_json

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import golden_data
 import numpy as np
 import pytest
-from cases import BY_NAME
 from mlx_vlm import generate, load
 from mlx_vlm.prompt_utils import apply_chat_template
-from pictures import MEDIA, MP4_FILES, Picture
-from running import python
+from support import golden_data
+from support.cases import BY_NAME
+from support.pictures import MEDIA, MP4_FILES, Picture
+from support.running import python
 
 
 @pytest.fixture(scope="module")

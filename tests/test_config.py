@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 import pytest
-import tiny
+from support import tiny
 
 from minicpmv46.config import Config, TextConfig, VisionConfig
 from minicpmv46.plugin.model_config import ModelConfig

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import tiny
 
 from minicpmv46.checkpoint import check_checkpoint
 from minicpmv46.config import Config, TextConfig, VisionConfig

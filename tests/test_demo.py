@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from mlx_vlm import load
 from PIL import Image
-from running import python
+from support.running import python
 
 from minicpmv46 import demo
 from scripts.demo_batches import patch_classes

@@ -14,8 +14,6 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from asking import greedy, prepared
-from documents import CROPS, SMALL, UPSIZES, Crop, options
 from mlx_vlm import batch_generate, load
 from mlx_vlm.apc import APCManager
 from mlx_vlm.generate import dispatch
@@ -25,6 +23,8 @@ from mlx_vlm.server.generation import ResponseGenerator
 from mlx_vlm.utils import estimate_num_image_tokens
 from mlx_vlm.vision_cache import VisionFeatureCache
 from PIL import Image
+from support.asking import greedy, prepared
+from support.documents import CROPS, SMALL, UPSIZES, Crop, options
 
 from minicpmv46.plugin.batches import MAX_ROWS
 from minicpmv46.plugin.requests import RequestArguments

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from mlx_vlm import convert
-from running import python
+from support.running import python
 
 from minicpmv46.demo import CHECKPOINT
 

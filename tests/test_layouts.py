@@ -11,16 +11,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import cases
-import golden_data
 import mlx.core as mx
 import mlx.nn as nn
 import mlx_vlm
 import numpy as np
 import pytest
-import stages
-import tiny
-from conversions import (
+from mlx_vlm.quant_utils import dequantize_model
+from mlx_vlm.utils import load_model, save_weights
+from support import cases, golden_data, stages, tiny
+from support.conversions import (
     IMAGE_CASES,
     TEXT_CASES,
     assert_same_tensors,
@@ -31,9 +30,7 @@ from conversions import (
     read_json,
     text_logits,
 )
-from conversions import builtin_logits as run_builtin
-from mlx_vlm.quant_utils import dequantize_model
-from mlx_vlm.utils import load_model, save_weights
+from support.conversions import builtin_logits as run_builtin
 
 from minicpmv46.model import Model
 from minicpmv46.processing import Processor

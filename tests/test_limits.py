@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pictures import MEDIA
 from PIL import Image, ImageFile
-from refusals import IMAGE, VIDEO, refuse
+from support.pictures import MEDIA
+from support.refusals import IMAGE, VIDEO, refuse
 
 from minicpmv46.image import cut_units
 from minicpmv46.limits import VARIABLE, Limits

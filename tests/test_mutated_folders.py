@@ -1,7 +1,7 @@
 """Folders with a random fault each: loaded, or refused in a sentence that names the folder, in bounded memory and time.
 
 A fault is a key or an entry that is deleted, added or replaced, or bytes that are cut, flipped or inserted, in a JSON
-file or in the header of a weights file. `mutated_folders.py` makes and loads them in a process of its own.
+file or in the header of a weights file. `support/mutated_folders.py` makes and loads them in a process of its own.
 """
 
 import json
@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny
-from conversions import convert_here
+from support import mutated_folders, tiny
+from support.conversions import convert_here
 
 COUNT = 300
 # A fault is mostly seen: of each kind of folder so many are refused at least, and some faults change nothing.
@@ -21,8 +21,8 @@ REFUSED = COUNT // 2
 def run(source: Path, scratch: Path, seed: int) -> list[dict[str, object]]:
     """Lines of `mutated_folders.py`."""
     scratch.mkdir()
-    script = Path(__file__).parent / "mutated_folders.py"
-    command = [sys.executable, str(script), str(source), str(scratch), str(seed), str(COUNT)]
+    script = mutated_folders.__file__
+    command = [sys.executable, script, str(source), str(scratch), str(seed), str(COUNT)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]  # others print too

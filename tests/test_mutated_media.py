@@ -5,8 +5,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import mutated_media
-from pictures import MEDIA
+from support import mutated_media
+from support.pictures import MEDIA
 
 IMAGES, CLIPS = 900, 60  # of each of three clips
 SECONDS = 240

@@ -12,8 +12,8 @@ from mlx_vlm import generate, load
 from mlx_vlm.generate import dispatch
 from mlx_vlm.prompt_utils import apply_chat_template
 from mlx_vlm.structured import build_json_schema_logits_processor
-from pictures import MEDIA
-from running import python
+from support.pictures import MEDIA
+from support.running import python
 
 Loaded = tuple[Any, Any]
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlx_vlm.generate import diffusion
 from mlx_vlm.utils import prepare_inputs
-from refusals import refuse
+from support.refusals import refuse
 
 from minicpmv46.option_names import GivenOptions, HubOptions, ImageOptions, MediaOptions, VideoOptions
 from minicpmv46.options import OPTIONS, UPSIZE, Options

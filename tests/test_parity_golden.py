@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import golden_data
 import numpy as np
 import pytest
-import stages
-from cases import CASES, Case
+from support import golden_data, stages
+from support.cases import CASES, Case
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -15,8 +15,8 @@ from mlx_vlm.generate.ar import BatchGenerator
 from mlx_vlm.models.cache import ArraysCache
 from mlx_vlm.prompt_utils import apply_chat_template
 from mlx_vlm.utils import prepare_inputs
-from pictures import MEDIA, Clip, Picture
 from PIL import Image
+from support.pictures import MEDIA, Clip, Picture
 
 from minicpmv46.plugin.prefix_cache import up_to_turn_end
 

@@ -9,9 +9,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-import stages
-import tiny
-from cases import BY_NAME
+from support import stages, tiny
+from support.cases import BY_NAME
 
 from minicpmv46.config import Config
 from minicpmv46.processing import Processor

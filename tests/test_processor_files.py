@@ -7,14 +7,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import cases
-import golden_data
 import mlx_vlm.utils
 import numpy as np
 import pytest
-import stages
-import tiny
-from conversions import convert, read_json
+from support import cases, golden_data, stages, tiny
+from support.conversions import convert, read_json
 
 from minicpmv46.options import ImageProcessor, VideoProcessor
 from minicpmv46.processing import Processor

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conversions import read_json
+from support.conversions import read_json
 
 from minicpmv46.processing import Processor
 

@@ -5,16 +5,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import golden_data
 import mlx.core as mx
 import pytest
-from asking import greedy, prepared, rendered
-from cases import BY_NAME
 from mlx_vlm import load
 from mlx_vlm.generate.common import PromptCacheState
 from mlx_vlm.prompt_utils import apply_chat_template
-from pictures import Picture
-from tiny import IM_END, IM_START
+from support import golden_data
+from support.asking import greedy, prepared, rendered
+from support.cases import BY_NAME
+from support.pictures import Picture
+from support.tiny import IM_END, IM_START
 
 
 @pytest.fixture(scope="module")

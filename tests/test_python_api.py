@@ -13,17 +13,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import golden_data
 import numpy as np
 import pytest
-from asking import answer, greedy, media, prepared, rendered
-from cases import BY_NAME
 from mlx_vlm import load, stream_generate
 from mlx_vlm.prompt_utils import apply_chat_template
 from mlx_vlm.utils import estimate_num_image_tokens
-from pictures import MEDIA, Picture
 from PIL import Image
-from tiny import STOP_TOKENS
+from support import golden_data
+from support.asking import answer, greedy, media, prepared, rendered
+from support.cases import BY_NAME
+from support.pictures import MEDIA, Picture
+from support.tiny import STOP_TOKENS
 
 CASES = (
     "text_hello",

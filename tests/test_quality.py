@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-from conversions import convert_here, read_json
+from support import tiny
+from support.conversions import convert_here, read_json
 
 from minicpmv46.demo import CHECKPOINT, sample
 from scripts import quality

@@ -12,10 +12,10 @@ from typing import Any
 import mlx.core as mx
 import mlx_vlm
 import pytest
-import tiny
-from conversions import convert_here
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import tiny
+from support.conversions import convert_here
 
 from minicpmv46.checkpoint import check_checkpoint
 from minicpmv46.shards import HEADER_BYTES, read_header

@@ -4,12 +4,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import drawn_text
-import golden_data
 import numpy as np
 import pytest
-import stages
 from PIL import Image
+from support import drawn_text, golden_data, stages
 
 from minicpmv46 import glyphs
 from minicpmv46.decoding import open_image

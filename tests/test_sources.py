@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from mlx_vlm import generate, load
 from mlx_vlm.utils import prepare_inputs
-from pictures import MEDIA
 from PIL import Image
-from refusals import IMAGE, VIDEO, refuse
+from support.pictures import MEDIA
+from support.refusals import IMAGE, VIDEO, refuse
 
 from minicpmv46.processing import Processor
 

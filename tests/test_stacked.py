@@ -8,10 +8,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from loading import load_model
 from mlx.utils import tree_flatten, tree_map
 from mlx_vlm.quant.calibration import collect_activation_stats
 from mlx_vlm.trainer.peft.lora_layers import LoRALinear
+from support.loading import load_model
 
 from minicpmv46 import stacked
 from minicpmv46.model import Model

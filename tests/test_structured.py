@@ -12,8 +12,8 @@ import pytest
 from mlx_vlm import generate, load
 from mlx_vlm.prompt_utils import apply_chat_template
 from mlx_vlm.structured import LLGuidanceLogitsProcessor, build_json_schema_logits_processor
-from pictures import Picture
-from serving import ANTHROPIC, RESPONSES, Server, asked, gathered, readable, running_server, skip_without_server
+from support.pictures import Picture
+from support.serving import ANTHROPIC, RESPONSES, Server, asked, gathered, readable, running_server, skip_without_server
 
 from minicpmv46.plugin.grammar import PortableGrammar, mask_logits
 

@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from pictures import MEDIA, MP4_FILES
+from support.pictures import MEDIA, MP4_FILES
 
 from minicpmv46.frames import FileFrames, FrameSource, open_video
 from minicpmv46.image import PixelOptions, VisualUnits

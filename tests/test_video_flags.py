@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from asking import prepared
 from mlx_vlm import load
-from pictures import MEDIA, Clip
+from support.asking import prepared
+from support.pictures import MEDIA, Clip
 
 FLAGS = ({"fps": 1.0}, {"fps": 3.0}, {"nframes": 2}, {"min_frames": 6}, {"fps": 4.0, "max_frames": 3})
 

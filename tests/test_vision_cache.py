@@ -5,15 +5,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import golden_data
 import mlx.core as mx
 import pytest
-from asking import answer, greedy, prepared
-from cases import BY_NAME
 from mlx_vlm import load
 from mlx_vlm.prompt_utils import apply_chat_template
 from mlx_vlm.server.generation import ResponseGenerator
 from mlx_vlm.vision_cache import VisionFeatureCache, processed_image_key
+from support import golden_data
+from support.asking import answer, greedy, prepared
+from support.cases import BY_NAME
 
 from minicpmv46.plugin.requests import RequestArguments
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from mlx_vlm import load
-from pictures import MEDIA
+from support.pictures import MEDIA
 
 from minicpmv46.model import LanguageModel, Model
 from minicpmv46.processing import Processor

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from mlx_vlm import generate, load
 from PIL import Image
-from refusals import IMAGE, PIXELS, refuse
-from tiny import IMAGE_PAD, VIDEO_PAD
+from support.refusals import IMAGE, PIXELS, refuse
+from support.tiny import IMAGE_PAD, VIDEO_PAD
 
 from minicpmv46.processing import Processor
 

@@ -9,10 +9,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_vlm.utils import estimate_num_image_tokens
-from pictures import MEDIA
 from PIL import Image
-from refusals import FRAMES, IMAGE, METADATA, PIXELS, VIDEO, refuse
-from tiny import IMAGE_PAD
+from support.pictures import MEDIA
+from support.refusals import FRAMES, IMAGE, METADATA, PIXELS, VIDEO, refuse
+from support.tiny import IMAGE_PAD
 
 from minicpmv46.processing import Processor
 

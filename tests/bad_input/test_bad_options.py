@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from refusals import FOREIGN, FRAMES, IMAGE, METADATA, PIXELS, VIDEO, refuse
+from support.refusals import FOREIGN, FRAMES, IMAGE, METADATA, PIXELS, VIDEO, refuse
 
 from minicpmv46.processing import Processor
 

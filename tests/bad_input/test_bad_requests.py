@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from mlx_vlm import batch_generate, generate
 from mlx_vlm.prompt_utils import apply_chat_template
-from pictures import MEDIA, Picture
 from PIL import Image
-from refusals import FRAMES, IMAGE, METADATA, PIXELS, VIDEO, refuse
+from support.pictures import MEDIA, Picture
+from support.refusals import FRAMES, IMAGE, METADATA, PIXELS, VIDEO, refuse
 
 
 def ask(loaded: tuple[Any, Any], prompt: Any, **keywords: Any) -> Callable[[], Any]:

@@ -5,9 +5,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import tiny
-from conversions import convert, convert_here
-from quantized import CALLS, COMMANDS, Folders
+from support import tiny
+from support.conversions import convert, convert_here
+from support.quantized import CALLS, COMMANDS, Folders
 
 
 @pytest.fixture(scope="session")

@@ -3,19 +3,16 @@
 import shutil
 from pathlib import Path
 
-import cases
-import golden_data
 import mlx.core as mx
 import mlx_vlm
 import numpy as np
 import pytest
-import stages
-import tiny
-from conversions import IMAGE_CASES, TEXT_CASES, convert_here, parameters
 from mlx_vlm.quant import apply_awq, collect_activation_stats
 from mlx_vlm.utils import load_model
-from pictures import MEDIA
-from quantized import (
+from support import cases, golden_data, stages, tiny
+from support.conversions import IMAGE_CASES, TEXT_CASES, convert_here, parameters
+from support.pictures import MEDIA
+from support.quantized import (
     COMMANDS,
     TOKENS,
     Folders,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from conversions import convert_here, read_json
 from mlx_vlm.utils import load_model
-from quantized import MXFP8, Folders, assert_answers_as, assert_loads_as, attention_and_mlps
+from support.conversions import convert_here, read_json
+from support.quantized import MXFP8, Folders, assert_answers_as, assert_loads_as, attention_and_mlps
 
 from minicpmv46.weights import official_name
 

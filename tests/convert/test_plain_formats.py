@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import cases
 import mlx.core as mx
 import mlx_vlm
 import pytest
-import stages
-from conversions import (
+from mlx_vlm.utils import load_model
+from support import cases, stages
+from support.conversions import (
     IMAGE_CASES,
     assert_same_tensors,
     builtin_logits,
@@ -16,8 +16,7 @@ from conversions import (
     parameters,
     text_logits,
 )
-from mlx_vlm.utils import load_model
-from quantized import FORMATS, PLAIN, ROUNDING, TOKENS, Folders, own_logits, stored_tensors
+from support.quantized import FORMATS, PLAIN, ROUNDING, TOKENS, Folders, own_logits, stored_tensors
 
 
 @pytest.mark.parametrize("name", PLAIN)

@@ -3,14 +3,14 @@
 from itertools import product
 from pathlib import Path
 
-import cases
 import mlx.nn as nn
 import mlx_vlm
 import pytest
-from conversions import convert_here, parameters, read_json
 from mlx_vlm.convert import QUANT_RECIPES
 from mlx_vlm.utils import load_model
-from quantized import (
+from support import cases
+from support.conversions import convert_here, parameters, read_json
+from support.quantized import (
     FORMATS,
     MXFP4,
     MXFP8,
@@ -27,7 +27,7 @@ from quantized import (
     plain_model,
     recipe_matrices,
 )
-from running import python
+from support.running import python
 
 
 @pytest.mark.parametrize("name", [name for name in QUANTIZED if "awq" not in name])

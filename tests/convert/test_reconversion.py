@@ -4,11 +4,10 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-import stages
-import tiny
-from conversions import assert_same_tensors, convert, convert_here, parameters, read_json, text_logits
 from mlx_vlm.utils import load_model
-from quantized import (
+from support import stages, tiny
+from support.conversions import assert_same_tensors, convert, convert_here, parameters, read_json, text_logits
+from support.quantized import (
     FORMATS,
     MERGERS,
     Folders,

@@ -4,15 +4,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import cases
 import mlx.core as mx
 import numpy as np
 import pytest
-import stages
-import tiny
-from conversions import IMAGE_CASES, TEXT_CASES, assert_same_tensors, convert_here, parameters, read_json
 from mlx_vlm.utils import load_model
-from quantized import FORMATS, Folders, stored_tensors
+from support import cases, stages, tiny
+from support.conversions import IMAGE_CASES, TEXT_CASES, assert_same_tensors, convert_here, parameters, read_json
+from support.quantized import FORMATS, Folders, stored_tensors
 
 from minicpmv46.processing import Processor
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-from conversions import assert_same_tensors, convert_here, parameters, read_json
 from mlx_vlm.utils import load_model
-from quantized import Folders, assert_loads_as, stored_tensors
+from support import tiny
+from support.conversions import assert_same_tensors, convert_here, parameters, read_json
+from support.quantized import Folders, assert_loads_as, stored_tensors
 
 
 @pytest.mark.parametrize(

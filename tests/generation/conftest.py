@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from mlx_vlm import load
-from plain_requests import Loaded
+from support.plain_requests import Loaded
 
 
 @pytest.fixture(scope="module")

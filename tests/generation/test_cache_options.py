@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mlx_vlm import stream_generate
 from mlx_vlm.models.cache import RotatingKVCache
-from plain_requests import SMALL, WAVES, Loaded, ask, prepared, rendered
+from support.plain_requests import SMALL, WAVES, Loaded, ask, prepared, rendered
 
 
 def stream(loaded: Loaded, **keywords: Any) -> tuple[list[np.ndarray], list[str]]:

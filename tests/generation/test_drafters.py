@@ -9,8 +9,8 @@ import mlx.core as mx
 import pytest
 from mlx_vlm import batch_generate, generate, load
 from mlx_vlm.speculative.drafters import validate_drafter_compatibility
-from plain_requests import NEW_TOKENS, REFUSAL, Loaded, ask, prepared
-from running import python
+from support.plain_requests import NEW_TOKENS, REFUSAL, Loaded, ask, prepared
+from support.running import python
 
 OF_OCR = (
     "the drafter of MiniCPM-OCR 1.0 (MiniCPM-OCR-1.0-DSpark) is not supported here yet, nor is another "

@@ -7,9 +7,9 @@ from typing import Any
 import mlx.core as mx
 import pytest
 from mlx_vlm import generate, load
-from pictures import MEDIA
-from plain_requests import NEW_TOKENS, ask, rendered
-from running import python
+from support.pictures import MEDIA
+from support.plain_requests import NEW_TOKENS, ask, rendered
+from support.running import python
 
 COMMANDS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "thinking and stopping": (

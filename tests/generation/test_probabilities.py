@@ -6,8 +6,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from plain_requests import NEW_TOKENS, WAVES, Loaded, ask, prepared
-from tiny import STOP_TOKENS
+from support.plain_requests import NEW_TOKENS, WAVES, Loaded, ask, prepared
+from support.tiny import STOP_TOKENS
 
 
 def reference(

@@ -6,7 +6,7 @@ import mlx.core as mx
 import pytest
 from mlx_vlm import load
 from mlx_vlm.utils import sharded_load
-from plain_requests import WAVES, Loaded, ask
+from support.plain_requests import WAVES, Loaded, ask
 
 
 def test_loading_for_several_processes(loaded: Loaded, checkpoint: Any, capsys: Any) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 from mlx_vlm import generate
-from plain_requests import NEW_TOKENS, SMALL, WAVES, Loaded, ask, rendered
+from support.plain_requests import NEW_TOKENS, SMALL, WAVES, Loaded, ask, rendered
 
 
 def test_more_stop_tokens(loaded: Loaded) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from mlx_vlm.generate.ar import BatchGenerator
 from mlx_vlm.utils import ThinkingBudgetCriteria
-from plain_requests import NEW_TOKENS, WAVES, Loaded, ask, continued, prepared, token_id
+from support.plain_requests import NEW_TOKENS, WAVES, Loaded, ask, continued, prepared, token_id
 
 
 @pytest.mark.parametrize(

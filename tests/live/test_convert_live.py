@@ -8,17 +8,16 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-import stages
-import tiny
-from cases import BY_NAME
-from conversions import IMAGE_CASES, convert_here
-from loading import load_model
+from support import stages, tiny
+from support.cases import BY_NAME
+from support.conversions import IMAGE_CASES, convert_here
+from support.loading import load_model
 
 pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 
-import oracle
 import torch
+from support import oracle
 
 from minicpmv46.processing import Processor
 

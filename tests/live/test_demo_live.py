@@ -10,8 +10,8 @@ pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 
 import torch
-from conversions import convert_here
 from mlx_vlm import load
+from support.conversions import convert_here
 
 from minicpmv46.demo import CHECKPOINT
 from scripts.demo_model import squares

@@ -7,18 +7,17 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-import stages
-import tiny
-from cases import BY_NAME
-from pictures import MEDIA
+from support import stages, tiny
+from support.cases import BY_NAME
+from support.pictures import MEDIA
 
 pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 
 import cv2
-import oracle
 import torch
 from mlx.utils import tree_flatten, tree_unflatten
+from support import oracle
 from transformers.models.minicpmv4_6.modeling_minicpmv4_6 import MiniCPMV4_6Config, MiniCPMV4_6Merger
 from transformers.video_utils import VideoMetadata
 

@@ -5,19 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import drawn_text
 import numpy as np
 import pytest
-import sizes
-import stages
-from golden_data import SlicesInput, UnitsInput
 from PIL import Image
+from support import drawn_text, sizes, stages
+from support.golden_data import SlicesInput, UnitsInput
 
 pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 
-import oracle
 import torch
+from support import oracle
 
 from minicpmv46.glyphs import upsize_resolution
 from minicpmv46.image import PixelOptions

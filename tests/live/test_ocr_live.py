@@ -13,11 +13,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import tiny
-from conversions import read_json
-from pictures import MEDIA
 from PIL import Image
-from running import python
+from support import tiny
+from support.conversions import read_json
+from support.pictures import MEDIA
+from support.running import python
 
 pytest.importorskip("torch")
 pytest.importorskip("torchvision")

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import stages
-from cases import CASES, Case
-from sizes import geometry_inputs
+from support import stages
+from support.cases import CASES, Case
+from support.sizes import geometry_inputs
 
 pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 
-import oracle
-from golden_data import GeometryInput
+from support import oracle
+from support.golden_data import GeometryInput
 
 from minicpmv46.resize import resize_frame
 from minicpmv46.vision import position_ids

@@ -12,7 +12,7 @@ from PIL import Image
 pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 
-import oracle
+from support import oracle
 
 IMAGE = "<|image_pad|>"
 TEXTS = ["hello", "hello world, what is this?"]

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tiny
-from environments import OFFLINE, Environment, execute
+from support import tiny
+from support.environments import OFFLINE, Environment, execute
 
 ROOT = Path(__file__).parents[2]
 

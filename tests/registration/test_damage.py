@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from environments import Environment
+from support.environments import Environment
 
 from minicpmv46 import guard, siblings
 from minicpmv46.plugin import patches

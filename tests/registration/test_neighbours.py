@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from environments import Environment
+from support.environments import Environment
 
 UNTOUCHED = """
     import transformers

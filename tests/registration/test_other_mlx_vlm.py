@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tiny
-from environments import Environment
+from support import tiny
+from support.environments import Environment
+
+from minicpmv46 import __version__
 
 
 def test_without_mlx_vlm(wheel: Path, make_environment: Callable[..., Environment]) -> None:
@@ -18,7 +20,7 @@ def test_without_mlx_vlm(wheel: Path, make_environment: Callable[..., Environmen
     assert done.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'mlx_vlm'"
     assert "minicpmv46" not in done.stderr
     done = environment.start("import minicpmv46.plugin.arch")
-    assert "RuntimeError: minicpmv46 0.1.0 does not fit mlx-vlm: it is not installed (" in done.stderr
+    assert f"RuntimeError: minicpmv46 {__version__} does not fit mlx-vlm: it is not installed (" in done.stderr
 
 
 def rewrite(folder: Path, target: Path, pattern: str, replacement: str) -> None:
@@ -73,7 +75,7 @@ def test_older_or_changed_mlx_vlm(
             print(error)
     """
     [sentence] = installed.run(code, flags=["-W", "error::RuntimeWarning"], pythonpath=tmp_path).splitlines()
-    assert sentence.startswith("minicpmv46 0.1.0 does not fit mlx-vlm 0.7.") and sentence.endswith(".")
+    assert sentence.startswith(f"minicpmv46 {__version__} does not fit mlx-vlm 0.7.") and sentence.endswith(".")
     assert clause in sentence
     assert sentence.count(" is missing") == ("is missing" in clause)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from environments import TAKEN_OVER, Environment
+from support.environments import TAKEN_OVER, Environment
 
 ANSWERS = """
     import mlx_vlm, transformers

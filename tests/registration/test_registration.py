@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from environments import LEFT_ALONE, TAKEN_OVER, Environment
+from support.environments import LEFT_ALONE, TAKEN_OVER, Environment
 
 # Interpreter start
 

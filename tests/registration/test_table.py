@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from environments import Environment
+from support.environments import Environment
 
 from minicpmv46.plugin import patches, routing
 from minicpmv46.plugin.patches import TABLE

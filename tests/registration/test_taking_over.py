@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from environments import Environment
+from support.environments import Environment
 
 
 def test_load_generate_and_convert_use_our_model(installed: Environment, checkpoint: Path) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-from endpoints import TOP
 from mlx_vlm import load
-from serving import Server, running_server, template_with_tools
+from support import tiny
+from support.endpoints import TOP
+from support.serving import Server, running_server, template_with_tools
 
 
 @pytest.fixture(scope="module")

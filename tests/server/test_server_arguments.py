@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from endpoints import HELLO, ROOF, arguments, question
 from mlx_vlm.prompt_utils import apply_chat_template
 from mlx_vlm.utils import prepare_inputs
-from serving import ANTHROPIC, CHAT, RESPONSES, data_uri, skip_without_server
+from support.endpoints import HELLO, ROOF, arguments, question
+from support.serving import ANTHROPIC, CHAT, RESPONSES, data_uri, skip_without_server
 
 from minicpmv46.processing import Processor
 

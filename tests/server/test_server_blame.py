@@ -11,7 +11,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from endpoints import (
+from support.endpoints import (
     CLIP,
     COUNT_ANTHROPIC,
     COUNT_RESPONSES,
@@ -23,8 +23,8 @@ from endpoints import (
     question,
     user,
 )
-from pictures import MEDIA
-from serving import ANTHROPIC, CHAT, RESPONSES, Server, data_uri, running_server, skip_without_server
+from support.pictures import MEDIA
+from support.serving import ANTHROPIC, CHAT, RESPONSES, Server, data_uri, running_server, skip_without_server
 
 skip_without_server()
 

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-import golden_data
 import numpy as np
 import pytest
-from cases import BY_NAME
-from endpoints import CLIP, ROOF, TOP, WAVES, split, user
 from mlx_vlm import stream_generate
 from mlx_vlm.prompt_utils import apply_chat_template
-from serving import ANTHROPIC, Request, Server, asked, gathered, readable, running_server, skip_without_server
+from support import golden_data
+from support.cases import BY_NAME
+from support.endpoints import CLIP, ROOF, TOP, WAVES, split, user
+from support.serving import ANTHROPIC, Request, Server, asked, gathered, readable, running_server, skip_without_server
 
 skip_without_server()
 

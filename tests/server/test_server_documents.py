@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from documents import CROPS, SMALL, UPSIZES, options
-from endpoints import (
+from support.documents import CROPS, SMALL, UPSIZES, options
+from support.endpoints import (
     ANTHROPIC,
     CHAT,
     CLIP,
@@ -18,7 +18,7 @@ from endpoints import (
     answer_text,
     question,
 )
-from serving import (
+from support.serving import (
     ANSWER_SECONDS,
     Answer,
     Server,

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from endpoints import (
+from support.endpoints import (
     ANTHROPIC_IMAGE,
     COUNT_ANTHROPIC,
     RESPONSE_IMAGE,
@@ -12,7 +12,7 @@ from endpoints import (
     check_response_stream,
     user,
 )
-from serving import ANTHROPIC, RESPONSES, Request, Server, alone, asked, gathered, readable, skip_without_server
+from support.serving import ANTHROPIC, RESPONSES, Request, Server, alone, asked, gathered, readable, skip_without_server
 
 skip_without_server()
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from mlx_vlm import load
-from pictures import MEDIA, Picture
-from serving import (
+from support.pictures import MEDIA, Picture
+from support.serving import (
     ANSWER_SECONDS,
     Answer,
     Request,

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from endpoints import (
+from mlx_vlm.prompt_utils import apply_chat_template
+from support.endpoints import (
     ANTHROPIC_IMAGE,
     CLIP,
     COUNT_ANTHROPIC,
@@ -22,9 +23,8 @@ from endpoints import (
     WAVES,
     question,
 )
-from mlx_vlm.prompt_utils import apply_chat_template
-from pictures import Picture
-from serving import ANTHROPIC, RESPONSES, Request, Server, asked, skip_without_server
+from support.pictures import Picture
+from support.serving import ANTHROPIC, RESPONSES, Request, Server, asked, skip_without_server
 
 from minicpmv46.plugin.messages import REQUEST
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from endpoints import TOP
-from pictures import Picture
-from serving import CHAT, Request, Server, running_server
+from support.endpoints import TOP
+from support.pictures import Picture
+from support.serving import CHAT, Request, Server, running_server
 
 ROOF = Picture("roof.png")
 SMALL = {"scale_resolution": 112}

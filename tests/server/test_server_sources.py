@@ -8,9 +8,9 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from endpoints import CLIP
-from pictures import MEDIA
-from serving import CHAT, Server, skip_without_server
+from support.endpoints import CLIP
+from support.pictures import MEDIA
+from support.serving import CHAT, Server, skip_without_server
 
 skip_without_server()
 

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import tiny
 from mlx_vlm.utils import load_processor
-from serving import events, skip_without_server, template_with_tools
+from support import tiny
+from support.serving import events, skip_without_server, template_with_tools
 
 from minicpmv46.processing import Processor
 

@@ -4,9 +4,9 @@ import json
 from typing import Any
 
 import pytest
-from endpoints import CLIP, ROOF, arguments, user
 from mlx_vlm.prompt_utils import apply_chat_template
-from serving import data_uri, skip_without_server
+from support.endpoints import CLIP, ROOF, arguments, user
+from support.serving import data_uri, skip_without_server
 
 skip_without_server()
 

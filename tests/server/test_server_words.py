@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from endpoints import (
+from support.endpoints import (
     ANTHROPIC_IMAGE,
     COUNT_ANTHROPIC,
     COUNT_RESPONSES,
@@ -15,7 +15,7 @@ from endpoints import (
     split,
     user,
 )
-from serving import ANTHROPIC, CHAT, RESPONSES, Server, asked, gathered, readable, skip_without_server
+from support.serving import ANTHROPIC, CHAT, RESPONSES, Server, asked, gathered, readable, skip_without_server
 
 skip_without_server()
 

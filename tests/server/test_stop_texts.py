@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from serving import skip_without_server
+from support.serving import skip_without_server
 
 skip_without_server()
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 from mlx_vlm import convert
-from pictures import MEDIA, Picture
-from training_rows import CLIPS, SIZES
+from support import tiny
+from support.pictures import MEDIA, Picture
+from support.training_rows import CLIPS, SIZES
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from mlx_vlm.trainer import VisionDataset, VLMTrainingArgs
 from mlx_vlm.trainer.vlm.sft.dataset import VisionDataset as RowDataset
 from mlx_vlm.trainer.vlm.sft.runtime import collate_vlm_batch, vlm_sft_loss
 from mlx_vlm.trainer.vlm.sft.trainer import iterate_batches
-from training_rows import IMAGE, ROWS, VISION, absolute, parameters, row, row_inputs, text
+from support.training_rows import IMAGE, ROWS, VISION, absolute, parameters, row, row_inputs, text
 
 from minicpmv46 import gated_delta
 

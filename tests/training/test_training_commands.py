@@ -12,8 +12,8 @@ from mlx.utils import tree_unflatten
 from mlx_vlm import generate, load
 from mlx_vlm.prompt_utils import apply_chat_template
 from mlx_vlm.utils import save_weights
-from running import python
-from training_rows import ROWS, TARGETS, Run, absolute, row_inputs
+from support.running import python
+from support.training_rows import ROWS, TARGETS, Run, absolute, row_inputs
 
 
 @pytest.mark.usefixtures("folder")  # skips where it must

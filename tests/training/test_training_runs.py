@@ -11,7 +11,7 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_vlm import load
 from mlx_vlm.trainer import unfreeze_modules
-from training_rows import PAIRS, ROWS, TARGETS, VISION, Run, absolute, falling, parameters, row_inputs
+from support.training_rows import PAIRS, ROWS, TARGETS, VISION, Run, absolute, falling, parameters, row_inputs
 
 from minicpmv46.decoder import DecoderLayer
 from minicpmv46.vision import EncoderLayer

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-from training_rows import CLIPS, IMAGE, ROWS, Run, row, text
+from support import tiny
+from support.training_rows import CLIPS, IMAGE, ROWS, Run, row, text
 
 
 def causes(error: BaseException | None) -> Iterator[str]:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from pictures import MEDIA, Picture
-from serving import ANTHROPIC, CHAT, RESPONSES, Answer, data_uri, png, readable
+from support.pictures import MEDIA, Picture
+from support.serving import ANTHROPIC, CHAT, RESPONSES, Answer, data_uri, png, readable
 
 COUNT_ANTHROPIC, COUNT_RESPONSES = f"{ANTHROPIC}/count_tokens", f"{RESPONSES}/input_tokens"
 ENDPOINTS = (CHAT, RESPONSES, ANTHROPIC, COUNT_RESPONSES, COUNT_ANTHROPIC)

@@ -7,7 +7,8 @@ import mlx.core as mx
 from mlx_vlm import generate
 from mlx_vlm.prompt_utils import apply_chat_template
 from mlx_vlm.utils import prepare_inputs
-from pictures import Picture
+
+from support.pictures import Picture
 
 NEW_TOKENS = 12
 SMALL = {"scale_resolution": 112}  # a unit costs a sixteenth

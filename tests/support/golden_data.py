@@ -13,11 +13,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import cases
 import numpy as np
-import tiny
 
-GOLDEN = Path(__file__).parent / "golden"
+from support import cases, tiny
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @dataclass(frozen=True)

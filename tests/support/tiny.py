@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 
 VOCAB_SIZE = 512  # 256 bytes, 206 merges and the 50 added tokens: exactly the tokenizer's size
 ENDOFTEXT, IM_START, IM_END = 462, 463, 464

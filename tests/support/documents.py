@@ -7,7 +7,7 @@ numbers of tokens are the official processor's, for units of `SMALL` and in its 
 from dataclasses import dataclass
 from typing import Any
 
-from pictures import Negative, Picture, Scan
+from support.pictures import Negative, Picture, Scan
 
 # A unit has a seventh of the usual pixels, so that forty crops cost little, and crops of 28,224 pixels are sliced.
 SMALL = {"scale_resolution": 168}

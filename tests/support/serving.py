@@ -26,8 +26,9 @@ import numpy as np
 import pytest
 from mlx_vlm import stream_generate
 from mlx_vlm.prompt_utils import apply_chat_template
-from pictures import Picture
-from running import environment, skip_without_hook
+
+from support.pictures import Picture
+from support.running import environment, skip_without_hook
 
 START_SECONDS, ANSWER_SECONDS, STOP_SECONDS = 40, 120, 5
 

@@ -6,17 +6,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import cases
-import golden_data
 import mlx.core as mx
 import mlx.nn as nn
 import mlx_vlm
 import numpy as np
 from mlx.utils import tree_flatten
-from running import python
 
 from minicpmv46.model import Model
 from minicpmv46.processing import Processor
+from support import cases, golden_data
+from support.running import python
 
 Tensors = Mapping[str, mx.array]
 

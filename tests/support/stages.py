@@ -5,13 +5,13 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from cases import Case
-from pictures import media_of
-from tiny import STOP_TOKENS
 
 from minicpmv46.model import Model
 from minicpmv46.processing import Processor
 from minicpmv46.slicing import SliceOptions, plan_slices
+from support.cases import Case
+from support.pictures import media_of
+from support.tiny import STOP_TOKENS
 
 # Largest difference of float32 results, relative to the largest value of the reference.
 TOLERANCE = 1e-4

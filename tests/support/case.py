@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import tiny
-from pictures import Clip, Picture
+from support import tiny
+from support.pictures import Clip, Picture
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from case import Case, OcrOptions, Turn, ask
-from pictures import Clip, Negative, Picture, Scan
+from support.case import Case, OcrOptions, Turn, ask
+from support.pictures import Clip, Negative, Picture, Scan
 
 READ = "Read all text."
 # The checkpoint that other tests ask too, and one in which float32 loses less, for most cases.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-MEDIA = Path(__file__).parent / "data" / "media"
+MEDIA = Path(__file__).parents[1] / "data" / "media"
 
 # mp4 files for tests that decode: name to (frames, fps, height, width). What they decode to depends on the
 # decoder, so no case uses them.

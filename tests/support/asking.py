@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from cases import BY_NAME, Case
 from mlx_vlm import generate
 from mlx_vlm.prompt_utils import apply_chat_template
 from mlx_vlm.utils import prepare_inputs
-from pictures import media_of
+
+from support.cases import BY_NAME, Case
+from support.pictures import media_of
 
 
 def rendered(model: Any, processor: Any, case: Case) -> str:

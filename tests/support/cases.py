@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from case import Case, Options, Turn, ask
-from ocr_cases import ocr_cases
-from pictures import Clip, Picture
+from support.case import Case, Options, Turn, ask
+from support.ocr_cases import ocr_cases
+from support.pictures import Clip, Picture
 
 
 def _text_cases() -> Iterator[Case]:

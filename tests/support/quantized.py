@@ -9,16 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import cases
 import mlx.core as mx
 import mlx_vlm
 import numpy as np
-import stages
-import tiny
-from conversions import IMAGE_CASES, assert_same_tensors, generate, read_json
 from mlx_vlm.utils import load_model
 
 from minicpmv46.model import Model
+from support import cases, stages, tiny
+from support.conversions import IMAGE_CASES, assert_same_tensors, generate, read_json
 
 Folders = Callable[[str], Path]
 Matrices = dict[str, dict[str, Any]]  # module path -> bits, group size and mode

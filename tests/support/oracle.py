@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from case import Case
-from golden_data import Geometry, GeometryInput, SamplingInput, Units, UnitsInput
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from transformers.models.minicpm_ocr.image_processing_minicpm_ocr import (
     MiniCPMOcrImageProcessor,
@@ -28,6 +26,9 @@ from transformers.models.minicpmv4_6.modeling_minicpmv4_6 import MiniCPMV4_6ForC
 from transformers.models.minicpmv4_6.processing_minicpmv4_6 import MiniCPMV4_6Processor
 from transformers.models.minicpmv4_6.video_processing_minicpmv4_6 import MiniCPMV4_6VideoProcessor
 from transformers.video_utils import VideoMetadata
+
+from support.case import Case
+from support.golden_data import Geometry, GeometryInput, SamplingInput, Units, UnitsInput
 
 LAST_LOGITS = 4  # positions whose logits are kept
 

@@ -1,0 +1,1 @@
+"""What the tests share: cases, small checkpoints, pictures, servers to start, comparisons."""
