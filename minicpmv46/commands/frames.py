@@ -24,9 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from minicpmv46.option_names import VideoOptions
-    from minicpmv46.show.arguments import check_output, options_given, refuse, save
-    from minicpmv46.show.tokens import file_name
+    from minicpmv46.show.arguments import check_output, opens_as, options_given, refuse, save
     from minicpmv46.show.frames import draw_frames, sample_video, texts_of
+    from minicpmv46.show.tokens import file_name
 
     try:
         options = options_given(arguments, VideoOptions.__annotations__)
@@ -38,7 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
         clip, counts = sample_video(arguments.video, file_name(arguments.video, "video"), options)
         saved = save(draw_frames(clip, counts), output) if output else None
     except (ValueError, OSError, MemoryError) as error:
-        refuse("frames", error)
+        hint = "; it is an image, which the command slices shows" if opens_as(arguments.video, "image") else ""
+        refuse("frames", error, hint)
         return 1
     medium = counts.media[0]
     if arguments.json:

@@ -23,9 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from minicpmv46.option_names import ImageOptions
-    from minicpmv46.show.arguments import check_output, options_given, refuse, save
-    from minicpmv46.show.tokens import file_name
+    from minicpmv46.show.arguments import check_output, opens_as, options_given, refuse, save
     from minicpmv46.show.slices import draw_slices, plan_slices_of, texts_of
+    from minicpmv46.show.tokens import file_name
 
     try:
         options = options_given(arguments, ImageOptions.__annotations__)
@@ -37,7 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
         picture, counts = plan_slices_of(arguments.image, file_name(arguments.image, "image"), options)
         saved = save(draw_slices(picture, counts), output) if output else None
     except (ValueError, OSError, MemoryError) as error:
-        refuse("slices", error)
+        hint = "; it is a video, which the command frames shows" if opens_as(arguments.image, "video") else ""
+        refuse("slices", error, hint)
         return 1
     medium = counts.media[0]
     if arguments.json:

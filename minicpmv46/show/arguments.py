@@ -12,8 +12,10 @@ from typing import Any
 
 from PIL import Image
 
+from ..decoding import open_image
 from ..options import Options, check_names
 from .checkpoint import options_of
+from .media import Kind, kind_of
 
 # What `--help` says of each option of the processor. A test compares the names.
 HELP = {
@@ -106,7 +108,20 @@ def save(picture: Image.Image, path: Path) -> str:
     return f"{path} ({picture.width} x {picture.height} pixels)"
 
 
-def refuse(command: str, error: Exception) -> None:
+def opens_as(source: str, kind: Kind) -> bool:
+    """Whether a file that could not be read as asked is of the other kind."""
+    if not Path(source).is_file() or kind_of(source) != kind:
+        return False
+    if kind == "video":
+        return True
+    try:
+        open_image(source, "image")
+    except ValueError:
+        return False
+    return True
+
+
+def refuse(command: str, error: Exception, hint: str = "") -> None:
     """Say in one sentence on standard error what is wrong."""
     sentence = str(error).removeprefix("image 0: ").removeprefix("video 0: ")
-    print(f"python -m minicpmv46 {command}: {sentence}", file=sys.stderr)
+    print(f"python -m minicpmv46 {command}: {sentence}{hint}", file=sys.stderr)

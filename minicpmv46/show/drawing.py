@@ -26,6 +26,8 @@ LETTERS = tuple(range(16, 9, -1))
 PADDING = 4
 # Pixels between a cell's corner and its label.
 INSET = 5
+# Parts of a cell's width and height that a label covers at most.
+COVERED = (0.75, 0.35)
 # How much of the black of a label's box hides the picture, of 255.
 OPACITY = 225
 
@@ -80,13 +82,13 @@ def label_extent(label: Label, letters: int) -> tuple[int, int]:
 def letters_for(labels: Sequence[Label], sides: Sequence[tuple[int, int]]) -> int | None:
     """Largest letters at which each label fits into its cell (width, height); None where none do.
 
-    A label covers at most half of a cell's height, except with the smallest letters.
+    A label covers at most a part of its cell, except with the smallest letters.
     """
     for letters in LETTERS:
-        part = 1.0 if letters == LETTERS[-1] else 0.5
+        last = letters == LETTERS[-1]
         for label, (width, height) in zip(labels, sides, strict=True):
-            needed = label_extent(label, letters)
-            if needed[0] + 2 * INSET > width or needed[1] + 2 * INSET * part > height * part:
+            across, down = (length + 2 * INSET for length in label_extent(label, letters))
+            if across > width * (1 if last else COVERED[0]) or down > height * (1 if last else COVERED[1]):
                 break
         else:
             return letters

@@ -10,8 +10,9 @@ from ..decoding import ImageSource
 from ..options import Options
 from ..video import Clip
 from ..workers import map_ahead
+from .counts import TokenCounts
 from .media import open_sources
-from .tokens import Modes, TokenCounts, count, plan_medium
+from .tokens import Modes, count, plan_medium
 
 # Characters of a file's name in a table.
 LONGEST = 48

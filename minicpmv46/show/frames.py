@@ -12,10 +12,11 @@ from ..option_names import VideoOptions, naming
 from ..options import Options
 from ..slicing import Size, grid_cells
 from ..video import Clip
+from .counts import MediumTokens, SeenPicture, TokenCounts, percent
 from .drawing import draw_grid, line_height, scaled, text_width
 from .media import one_video, options_for
 from .sheet import Part, sheet
-from .tokens import MediumTokens, SeenPicture, TokenCounts, count, file_name, percent, plan_medium
+from .tokens import count, file_name, plan_medium
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -138,7 +139,9 @@ def texts_of(medium: MediumTokens, counts: TokenCounts) -> list[str]:
     """What a video is, what is used of it, and what that takes."""
     (height, width), clip = medium.size, medium.metadata
     composed = sum(len(picture.frames) > 1 for picture in medium.pictures)
-    length = f", {clip.total_num_frames:,} frames, {clip.fps:.5g} a second, {clip.duration:.5g} s" if clip else ""
+    length = (
+        f", {clip.total_num_frames:,} frames, {clip.fps:.5g} a second, {round(clip.duration, 2):g} s" if clip else ""
+    )
     used = f"used: {_of(len(medium.pictures) - composed, 'frame')}"
     used += f" and {_of(composed, 'picture')} composed of frames" if composed else ""
     return [

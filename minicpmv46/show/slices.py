@@ -12,10 +12,11 @@ from ..media import open_media
 from ..option_names import ImageOptions, naming
 from ..options import Options
 from ..slicing import Box, Size, SlicePlan, grid_cells
+from .counts import TokenCounts, percent
 from .drawing import FRAME, INSET, LABEL, OWN, PAPER, Label, draw_grid, draw_label, label_extent, letters_for, scaled
 from .media import options_for
 from .sheet import Part, sheet
-from .tokens import TokenCounts, count, file_name, percent, plan_image
+from .tokens import count, file_name, plan_image
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -82,7 +83,9 @@ def texts_of(plan: SlicePlan, counts: TokenCounts) -> list[str]:
         texts = [f"{size} pixels: {rows * cols} slices ({cols} across, {rows} down) and an overview, mode {mode}"]
     own = sum(size is not None for size in plan.own_sizes)
     if own:
-        texts.append(f"blue: {own} slices that keep the size of their part of the image or are enlarged less (adaptive)")
+        texts.append(
+            f"blue: {own} slices that keep the size of their part of the image or are enlarged less (adaptive)"
+        )
     return [
         *texts,
         f"{counts.visual:,} visual tokens; {counts.prompt:,} with the markers around them, "
@@ -126,9 +129,7 @@ def _grid(picture: Image.Image, plan: SlicePlan) -> Part:
     """The image with the lines of its grid, and a label on each cell, or beside it where the cell is too thin."""
     assert plan.grid is not None
     (rows, cols), (height, width) = plan.grid, plan.size
-    factor = max(
-        SIDE / max(plan.size), CELL[0] * cols / width * (cols > 1), CELL[1] * rows / height * (rows > 1)
-    )
+    factor = max(SIDE / max(plan.size), CELL[0] * cols / width * (cols > 1), CELL[1] * rows / height * (rows > 1))
     shown = scaled(picture, _enlarged(plan.size, min(factor, LARGEST / max(plan.size))))
     cells = grid_cells((shown.height, shown.width), plan.grid)
     labels = [_label(*unit) for unit in zip(plan.slice_sizes, plan.token_counts[1:], strict=True)]
