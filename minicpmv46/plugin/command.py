@@ -6,11 +6,11 @@ The command is the only caller of the function that is replaced here; its result
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn
 
 from minicpmv46.checks import quote
-from minicpmv46.limits import Limits
 from minicpmv46.options import Options, check_names
 from minicpmv46.plugin.inputs import OPTIONS
 from minicpmv46.plugin.messages import REQUEST
@@ -36,11 +36,11 @@ def diffusion_kwargs_from_args(original: Callable[..., Any], args: Any, config: 
     mlx-vlm pours `--processor-kwargs` into the keywords of generation, where an unknown name is lost.
 
     Raises:
-        SystemExit: `--processor-kwargs` is no object, or has an unknown name or a value that is not supported.
+        SystemExit: `--processor-kwargs` is no object, or has an unknown name.
     """
     try:
         _check(getattr(args, "processor_kwargs", None) or {}, config)
-    except (TypeError, ValueError) as error:
+    except TypeError as error:
         _end(error)
     return {**original(args, config), REQUEST: CommandRequest()}
 
@@ -51,7 +51,8 @@ def _check(given: Any, config: Any) -> None:
     sibling = config.architecture.sibling
     check_names(sibling, given, (*OPTIONS, *_ARGUMENTS), "--processor-kwargs")
     options = {name: value for name, value in given.items() if name not in (*_ARGUMENTS, "video_metadata")}
-    Options.of(sibling, Limits.of_environment()).updated("--processor-kwargs", **options)
+    with suppress(ValueError):  # values are the processor's matter, which knows the limits; here names are checked
+        Options.of(sibling).updated("--processor-kwargs", **options)
 
 
 def _end(error: Exception) -> NoReturn:
