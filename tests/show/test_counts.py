@@ -158,7 +158,7 @@ def test_kinds_are_told_by_content(tmp_path: Path) -> None:
 
 def test_table() -> None:
     counts = minicpmv46.count_tokens(MEDIA / "page.png", np.zeros((28, 28, 3), np.uint8))
-    head, page, array, both, note = repr(counts).splitlines()
+    head, page, array, both, note, _ = repr(counts).splitlines()
     assert head.split() == [
         "pixels",
         "slices",
@@ -178,6 +178,13 @@ def test_table() -> None:
     assert note.startswith("MiniCPM-V 4.6, 16x in use, context 262,144 tokens")
     assert len({len(line) for line in (head, page, array, both)}) == 1
     assert counts._repr_html_().count("<tr>") == 4 and "<td style" in counts._repr_html_()
+
+
+def test_more_than_the_context(processor: Processors) -> None:
+    """Is told, with the numbers."""
+    counts = minicpmv46.count_tokens(pattern("noise", 300, 300), processor=processor("base").with_limits(context=50))
+    assert counts.share > 1 and "more than the context" in repr(counts)
+    refuse(lambda: made(processor("base").with_limits(context=50), "i", "16x", images=[pattern("noise", 300, 300)]))
 
 
 def test_refused(processor: Processors, tmp_path: Path) -> None:
