@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from support.drawn_text import drawn, drawn_large
 from support.pictures import MEDIA, Clip, pattern
-from support.refusals import refuse
+from support.refusals import IMAGE, VIDEO, refuse
 
 import minicpmv46
 from minicpmv46.processing import Processor
@@ -113,6 +113,18 @@ def test_options_of_the_processor(processor: Processors) -> None:
     assert minicpmv46.count_tokens(image, processor=other, max_slice_nums=9).media[0].slices == 9
     official = minicpmv46.count_tokens(image)
     assert (official.model, official.mode, official.context) == ("MiniCPM-V 4.6", "16x", 262_144)
+
+
+def test_a_mode_for_each_kind(processor: Processors) -> None:
+    """`images_kwargs` and `videos_kwargs` may name different modes: sums are of what is in use."""
+    clip, image = Clip("noise", 8, 4.0, (60, 100)), pattern("noise", 120, 130)
+    frames, ours = clip.load(), processor("base")
+    options: dict[str, Any] = {**SMALL, "videos_kwargs": {"downsample_mode": "4x"}}
+    counts = minicpmv46.count_tokens(image, frames, processor=ours, video_metadata=clip.metadata, **options)
+    assert [medium.mode for medium in counts.media] == ["16x", "4x"]
+    ids = ours(IMAGE + VIDEO, images=[image], videos=[frames], video_metadata=clip.metadata, **options)["input_ids"]
+    assert counts.prompt == ids.size
+    assert counts.media[1].visual["4x"] == sum(sum(p.plan.token_counts) for p in counts.media[1].pictures)
 
 
 def test_frames_without_a_rate(processor: Processors) -> None:
