@@ -1,5 +1,25 @@
 """`python -m minicpmv46 COMMAND`."""
 
+import os
+import sys
+
 from minicpmv46.commands import main
 
-raise SystemExit(main())
+
+def _run() -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # paths that the terminal's encoding does not have
+    try:
+        status = main()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
+
+
+raise SystemExit(_run())

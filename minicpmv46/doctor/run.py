@@ -1,0 +1,41 @@
+"""One whole examination; what fails of it becomes a finding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minicpmv46.doctor.findings import Report
+
+
+def examine(model: str | None, with_demo: bool) -> Report:
+    """Look at the installation, and at a checkpoint where one is named."""
+    report = Report()
+    place = report.attempt("model", _find, model) if model is not None else None
+    found, report.findings = report.findings, []
+    other_type = place.model_type if place is not None and not place.is_ours else None
+    answers = report.attempt("installation", _installation, other_type, with_demo)
+    report.findings += found
+    if place is not None and answers is not None:
+        report.attempt("model", _checkpoint, place, answers)
+    return report
+
+
+# Imported one by one, so that a damaged file leaves the others to tell what they can.
+
+
+def _find(report: Report, model: str) -> Any:
+    from minicpmv46.doctor.checkpoint import find
+
+    return find(report, model)
+
+
+def _installation(report: Report, other_type: str | None, with_demo: bool) -> Any:
+    from minicpmv46.doctor.installation import examine
+
+    return examine(report, other_type, with_demo)
+
+
+def _checkpoint(report: Report, place: Any, answers: Any) -> None:
+    from minicpmv46.doctor.checkpoint import examine
+
+    examine(report, place, answers)
