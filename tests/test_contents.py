@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from mlx.utils import tree_flatten
 from mlx_vlm.utils import load_model
-from scripts.launches import step_bytes
 from support.conversions import convert_here
 from support.running import python
 
 from minicpmv46 import __version__, demo
 from minicpmv46.checkpoint import check_checkpoint
 from minicpmv46.contents import PARTS
+from scripts.launches import step_bytes
 
 Make = Callable[[str], Path]
 
