@@ -122,10 +122,12 @@ def _site_folders() -> set[Path]:
 
 
 def damage() -> list[str]:
-    """What is wrong with this package's own files: cut off since they were installed, or no Python."""
+    """What is wrong with this package's own files: no Python, or cut off since they were installed."""
+    if found := list(_unreadable()):
+        return found
     from minicpmv46.plugin.whole import cut_off
 
-    return [found for found in (cut_off(), *_unreadable()) if found]
+    return [text for text in [cut_off()] if text]
 
 
 def _unreadable() -> Iterator[str]:
