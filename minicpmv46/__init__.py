@@ -12,8 +12,8 @@ Commands:
     python -m minicpmv46.demo [SAMPLE]        the folder of a small checkpoint that answers offline, or a sample
 
 From Python: `mlx_vlm.load` gives a `Processor` of this package, whose options `help(minicpmv46.Processor)` lists.
-`plan_slices` says into which slices an image is cut. `register()` is for programs whose Python reads no `.pth` files
-(`pip install --target`, `python -S`); importing this package calls it.
+`plan_slices` says into which slices an image is cut. Programs whose Python reads no `.pth` files (`python -S`,
+`pip install --target`, frozen applications) have to import this package, before or after mlx-vlm.
 
 Environment variables:
 

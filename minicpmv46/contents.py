@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -85,15 +84,16 @@ class Contents:
         )
 
     def _stored(self, where: str | re.Pattern[str]) -> list[str]:
-        """How the matrices of some module paths are stored, those with the most bytes first."""
-        sizes: Counter[str] = Counter()
+        """How the matrices of some module paths are stored: those with the fewest bits first, then whole ones."""
+        labels = set()
         for path, tensor in self.tensors.items():
             module, _, kind = path.rpartition(".")
             inside = path.startswith(where) if isinstance(where, str) else where.match(path)
             if inside and len(tensor.shape) in _AXES and not (module in self.forms and kind != "weight"):
-                label = _label(self.forms[module]) if module in self.forms else _NAMES.get(tensor.dtype, tensor.dtype)
-                sizes[label] += math.prod(tensor.shape) * DTYPES[tensor.dtype]
-        return [label for label, _ in sizes.most_common()]
+                labels.add(
+                    _label(self.forms[module]) if module in self.forms else _NAMES.get(tensor.dtype, tensor.dtype)
+                )
+        return sorted(labels, key=lambda label: (label in _NAMES.values(), label[0].isdigit(), label))
 
 
 def _width(path: str, tensor: Tensor) -> int:

@@ -82,7 +82,7 @@ def test_mixed_bits_are_named_in_the_log(quantized: dict[str, Path], caplog: pyt
     with caplog.at_level(logging.INFO, "minicpmv46"):
         load_model(quantized["4-bit"])
     [message] = [record.getMessage() for record in caplog.records if record.name == "minicpmv46"]
-    assert message.endswith("loaded MiniCPM-V 4.6 (converted by mlx-vlm, 5-bit, 4-bit and 6-bit)")
+    assert message.endswith("loaded MiniCPM-V 4.6 (converted by mlx-vlm, 4-bit, 5-bit and 6-bit)")
 
 
 def test_no_logger_is_changed(folder: Path) -> None:

@@ -33,7 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.parse_args(given)
         raise AssertionError("argparse ends where no command is given")
     # Nothing of the others is imported, so that `doctor` runs where one of them is damaged.
-    module = _module(chosen)
+    try:
+        module = _module(chosen)
+    except Exception as error:  # a damaged file may fail in any way
+        print(f"{chosen} cannot be imported ({type(error).__name__}: {error}): reinstall minicpmv46", file=sys.stderr)
+        return 1
     _add(commands, chosen, module)
     status: int = module.run(parser.parse_args(given))
     return status

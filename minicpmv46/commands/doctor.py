@@ -34,14 +34,12 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"minicpmv46 is damaged ({type(error).__name__}: {error}): reinstall it")
         return 1
 
-    waits = sys.stderr.isatty() and not arguments.json
-    if waits:
-        print(
-            "asking a fresh Python how mlx-vlm loads; this takes some seconds …", end="\r", file=sys.stderr, flush=True
-        )
+    waiting = "asking a fresh Python how mlx-vlm loads, which takes some seconds ..."
+    if arguments.json or not sys.stderr.isatty():
+        waiting = ""
+    print(waiting, end="\r" if waiting else "", file=sys.stderr, flush=True)
     report: Report = examine(arguments.model, not arguments.no_demo)
-    if waits:
-        print("\x1b[2K", end="\r", file=sys.stderr, flush=True)
+    print(" " * len(waiting), end="\r" if waiting else "", file=sys.stderr, flush=True)
     if arguments.json:
         print(json.dumps(report.to_dict(), indent=2))
     else:

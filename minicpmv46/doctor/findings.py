@@ -71,6 +71,6 @@ class Report:
 
 def pip_install(*what: str) -> str:
     """The command that installs into this environment."""
-    python = shlex.quote(sys.executable)
+    python = shlex.quote(sys.executable or "python")
     installer = f"{python} -m pip install" if find_spec("pip") else f"uv pip install --python {python}"
     return " ".join((installer, *map(shlex.quote, what)))

@@ -49,7 +49,7 @@ def examine(report: Report, other_type: str | None, with_demo: bool) -> Answers:
             "start",
             answers.crash,
             "see the lines above, or what this says",
-            f"{shlex.quote(sys.executable)} -c 'import mlx_vlm'",
+            f"{shlex.quote(sys.executable or 'python')} -c 'import mlx_vlm'",
         )
     return answers
 
