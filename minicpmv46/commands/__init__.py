@@ -17,13 +17,15 @@ from types import ModuleType
 
 from minicpmv46 import __version__
 
+DESCRIPTION = "MiniCPM-V 4.6 and MiniCPM-OCR 1.0 for mlx-vlm. Every command has --help and --json."
+
 COMMANDS: tuple[str, ...] = ("doctor",)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that `arguments` (default: those of this process) name; its exit status."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    parser = argparse.ArgumentParser(prog="python -m minicpmv46", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m minicpmv46", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"minicpmv46 {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     chosen = next((name for name in given if not name.startswith("-")), None)

@@ -84,7 +84,7 @@ def find(report: Report, name: str) -> Place | None:
         return None
     model_type = found if isinstance(found, str) and _PLAIN_TYPE.fullmatch(found) else ""
     size = sum(_sizes(folder))
-    report.facts["model"] |= {"folder": str(folder), "model_type": model_type or None, "size_on_disk": size}
+    report.facts["model"] |= {"folder": str(folder.absolute()), "model_type": model_type or None, "size_on_disk": size}
     return Place(folder, repository, model_type, size)
 
 

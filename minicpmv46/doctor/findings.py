@@ -56,6 +56,11 @@ class Report:
         """`look(self, *arguments)`; where it fails, which is a fault of this package, a problem and None."""
         try:
             return look(self, *arguments)
+        except ModuleNotFoundError as error:
+            name = str(error.name).partition(".")[0]
+            advice = "reinstall minicpmv46" if name == "minicpmv46" else "install it, with what is missing above"
+            self.problem(part, f"not looked at: {error.name} is not installed here", advice)
+            return None
         except Exception as error:  # a damaged file may fail in any way, and the rest is still to be told
             text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             self.problem(part, f"could not be looked at ({text})", "if no other line says why, reinstall minicpmv46")

@@ -10,10 +10,10 @@ from typing import Any
 
 import minicpmv46
 from minicpmv46.doctor.findings import Report, pip_install
+from minicpmv46.doctor.hook import tell_hook
 from minicpmv46.guard import MODEL_TYPES
 from minicpmv46.plugin.status import NEEDED, TESTED, Answers, Hook, ask, damage, hook, is_older, version
 
-OLDEST_PYTHON = (3, 10)
 # The demo's picture, what is asked about it and the right answer.
 DEMO = ("read.png", "What does it say?", "K7RM2")
 
@@ -40,7 +40,7 @@ def examine(report: Report, other_type: str | None, with_demo: bool) -> Answers:
     report.attempt("mlx", _mlx, answers, found)
     report.attempt("mlx-vlm", _mlx_vlm, answers, found)
     report.attempt("with", _others, found)
-    _hook(report, found)
+    tell_hook(report, found)
     _ports(report, answers, found)
     _server(report, answers)
     _demo(report, answers, with_demo)
@@ -57,11 +57,7 @@ def examine(report: Report, other_type: str | None, with_demo: bool) -> Answers:
 def _python(report: Report) -> None:
     found = platform.python_version()
     report.facts["python"] = {"version": found, "executable": sys.executable, "prefix": sys.prefix}
-    if sys.version_info < OLDEST_PYTHON:
-        oldest = ".".join(map(str, OLDEST_PYTHON))
-        report.problem("Python", f"{found} is too old", f"use Python {oldest} or newer")
-    else:
-        report.ok("Python", f"{found}: {sys.executable}")
+    report.ok("Python", f"{found}: {sys.executable}")
 
 
 def _package(report: Report, folder: Path) -> None:
@@ -176,72 +172,6 @@ def _others(report: Report, where: Hook) -> None:
     there = [f"{name} {number}" for name, number in found.items() if number is not None]
     if there:
         report.ok("with", ", ".join(there))
-
-
-def _hook(report: Report, found: Hook) -> None:
-    damaged = found.active and bool(report.facts.get("damaged"))
-    report.facts["hook"] = {
-        "active": found.active and not damaged,
-        "reason": "damaged" if damaged else found.reason,
-        "folder": str(found.folder),
-        "MINICPMV46_DISABLE": found.value or None,
-    }
-    value, folder = found.value[:20], found.folder
-    again = pip_install("--force-reinstall", "--no-deps", ".")
-    by_hand = "install it here, or import minicpmv46 in the program that loads the model"
-    texts: dict[str, tuple[str, ...]] = {
-        "disabled": (
-            f"MINICPMV46_DISABLE={value!r} switches this package off: mlx-vlm is as without it",
-            "unset the variable",
-            "unset MINICPMV46_DISABLE",
-        ),
-        "unknown_value": (
-            f"MINICPMV46_DISABLE={value!r} is neither 1 nor 0, so this package is not used",
-            "unset the variable",
-            "unset MINICPMV46_DISABLE",
-        ),
-        "no_site": (
-            "not active: Python was started with -S, which reads no .pth file",
-            "start it without -S, or import minicpmv46 in the program that loads the model",
-        ),
-        "clone": (
-            f"not active: {folder} is a clone that is not installed in this environment ({sys.prefix})",
-            "install it",
-            pip_install("-e", f"{folder}{'' if version('mlx') or sys.platform == 'darwin' else '[cpu]'}"),
-        ),
-        "other_environment": (
-            f"not active: this package is installed in another environment, {found.environment}, not in {sys.prefix}",
-            f"use {found.environment}'s Python, or {by_hand}; from a clone",
-            pip_install("."),
-        ),
-        "not_site_packages": (
-            f"not active: {folder} (PYTHONPATH, pip install --target, a zip) is no site-packages folder of this "
-            "Python, which reads .pth files there only",
-            f"{by_hand}; from a clone",
-            pip_install("."),
-        ),
-        "no_pth": (
-            f"not active: minicpmv46-hook.pth is missing in {folder}",
-            "reinstall minicpmv46, from a clone",
-            again,
-        ),
-        "hidden_pth": (
-            f"not active: {folder}/minicpmv46-hook.pth is hidden, and Python passes over hidden .pth files",
-            "show it",
-            f"chflags nohidden '{folder}/minicpmv46-hook.pth'",
-        ),
-        "not_run": (
-            f"not active: this Python did not run {folder}/minicpmv46-hook.pth, or its line failed",
-            "reinstall minicpmv46, from a clone",
-            again,
-        ),
-    }
-    if damaged:
-        report.problem("hook", "refuses these models, since this package is damaged", "reinstall minicpmv46, see above")
-    elif found.active:
-        report.ok("hook", "active: Python starts with minicpmv46-hook.pth, so mlx-vlm finds this package by itself")
-    else:
-        report.problem("hook", *texts[found.reason])
 
 
 def _ports(report: Report, answers: Answers, found: Hook) -> None:

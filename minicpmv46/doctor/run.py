@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import platform
+import sys
 import warnings
 from typing import Any
 
 from minicpmv46.doctor.findings import Report
 
+OLDEST_PYTHON = (3, 10)
+
 
 def examine(model: str | None, with_demo: bool) -> Report:
     """Look at the installation, and at a checkpoint where one is named."""
     report = Report()
+    if sys.version_info < OLDEST_PYTHON:  # in which other files cannot even be imported
+        oldest = ".".join(map(str, OLDEST_PYTHON))
+        report.problem("Python", f"{platform.python_version()} is too old", f"use Python {oldest} or newer")
+        return report
     place = report.attempt("model", _find, model) if model is not None else None
     found, report.findings = report.findings, []
     other_type = place.model_type if place is not None and not place.is_ours else None

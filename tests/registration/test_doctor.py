@@ -13,7 +13,7 @@ import pytest
 from support.environments import Environment, rewrite
 
 from minicpmv46 import __version__
-from minicpmv46.doctor.installation import OLDEST_PYTHON
+from minicpmv46.doctor.run import OLDEST_PYTHON
 from minicpmv46.plugin import compat, status
 
 Make = Callable[..., Environment]
@@ -165,12 +165,12 @@ def test_every_reason_says_what_to_do(installed: Environment) -> None:
         from typing import get_args
 
         from minicpmv46.doctor.findings import Report
-        from minicpmv46.doctor.installation import _hook
+        from minicpmv46.doctor.hook import tell_hook
         from minicpmv46.plugin.status import Hook, Reason
 
         for reason in get_args(Reason):
             report = Report()
-            _hook(report, Hook(reason, Path("folder"), "maybe", Path("other")))
+            tell_hook(report, Hook(reason, Path("folder"), "maybe", Path("other")))
             [finding] = report.findings
             assert finding.state == ("ok" if reason == "active" else "problem"), reason
             assert finding.advice or reason == "active", reason
