@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 
 from minicpmv46.doctor.findings import Report, pip_install
@@ -19,6 +20,7 @@ def tell_hook(report: Report, found: Hook) -> None:
     }
     value, folder = found.value[:20], found.folder
     again = pip_install("--force-reinstall", "--no-deps", ".")
+    ready = folder / ".venv" / "bin" / "activate"  # what the scripts of a clone make
     by_hand = "install it here, or import minicpmv46 in the program that loads the model"
     texts: dict[str, tuple[str, ...]] = {
         "disabled": (
@@ -37,8 +39,14 @@ def tell_hook(report: Report, found: Hook) -> None:
         ),
         "clone": (
             f"not active: {folder} is a clone that is not installed in this environment ({sys.prefix})",
-            "install it",
-            pip_install("-e", f"{folder}{'' if version('mlx') or sys.platform == 'darwin' else '[cpu]'}"),
+            *(
+                ("activate the environment that its scripts made", f"source {shlex.quote(str(ready))}")
+                if ready.is_file()
+                else (
+                    "install it",
+                    pip_install("-e", f"{folder}{'' if version('mlx') or sys.platform == 'darwin' else '[cpu]'}"),
+                )
+            ),
         ),
         "other_environment": (
             f"not active: this package is installed in another environment, {found.environment}, not in {sys.prefix}",

@@ -104,7 +104,7 @@ def _mlx(report: Report, answers: Answers, where: Hook) -> None:
 
 def _absent(report: Report, name: str, requirement: str, found: Hook) -> None:
     if found.reason == "clone":
-        report.problem(name, "is not installed here", "install this clone, see hook: it brings what it needs")
+        report.problem(name, "is not installed here", "see hook: this clone brings what it needs")
     else:
         report.problem(name, "is not installed here", "install it", pip_install(requirement))
 

@@ -7,14 +7,17 @@ import subprocess
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from support.environments import Environment, rewrite
 
 from minicpmv46 import __version__
+from minicpmv46.doctor.findings import Report
+from minicpmv46.doctor.hook import tell_hook
 from minicpmv46.doctor.run import OLDEST_PYTHON
 from minicpmv46.plugin import compat, status
+from minicpmv46.plugin.status import Hook
 
 Make = Callable[..., Environment]
 
@@ -130,6 +133,18 @@ def test_clone_that_is_not_installed(bare: Environment, source: Path) -> None:
     assert done.stdout.endswith("\n3 problems; lines with -> say what to do\n")
 
 
+def test_clone_with_an_environment_of_its_own(tmp_path: Path) -> None:
+    """That of its scripts, which somebody has not activated."""
+    report = Report()
+    tell_hook(report, Hook("clone", tmp_path))
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "activate").touch()
+    tell_hook(report, Hook("clone", tmp_path))
+    [install], [activate] = (finding.commands for finding in report.findings)
+    assert install.endswith(f" -e {tmp_path}")
+    assert activate == f"source {tmp_path}/.venv/bin/activate"
+
+
 def reason(environment: Environment, **where: Any) -> str:
     """Why the hook is not active, by the same way without asking mlx-vlm, which takes seconds."""
     return environment.run("from minicpmv46.plugin.status import hook; print(hook().reason)", **where).strip()
@@ -159,22 +174,13 @@ def test_why_the_hook_is_not_active(
         line.write_text(content)
 
 
-def test_every_reason_says_what_to_do(installed: Environment) -> None:
-    installed.run("""
-        from pathlib import Path
-        from typing import get_args
-
-        from minicpmv46.doctor.findings import Report
-        from minicpmv46.doctor.hook import tell_hook
-        from minicpmv46.plugin.status import Hook, Reason
-
-        for reason in get_args(Reason):
-            report = Report()
-            tell_hook(report, Hook(reason, Path("folder"), "maybe", Path("other")))
-            [finding] = report.findings
-            assert finding.state == ("ok" if reason == "active" else "problem"), reason
-            assert finding.advice or reason == "active", reason
-    """)
+def test_every_reason_says_what_to_do() -> None:
+    for reason in get_args(status.Reason):
+        report = Report()
+        tell_hook(report, Hook(reason, Path("folder"), "maybe", Path("other")))
+        [finding] = report.findings
+        assert finding.state == ("ok" if reason == "active" else "problem"), reason
+        assert finding.advice or reason == "active", reason
 
 
 def test_the_fresh_python_is_started_in_the_same_way(installed: Environment) -> None:
