@@ -117,7 +117,7 @@ def examine(report: Report, place: Place, answers: Answers) -> None:
     if not place.is_ours:
         _other(report, place, answers)
         return
-    if "error" in answers.facts.get("device", {"error": ""}):
+    if "error" in answers.facts.get("device", {"error": ""}):  # or MLX has ended that Python
         report.note("model", f"{place.folder} ({place.model_type}): not looked at, since mlx cannot be imported")
         return
     from minicpmv46.checkpoint import check_checkpoint

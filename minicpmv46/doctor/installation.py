@@ -78,7 +78,7 @@ def _package(report: Report, folder: Path) -> None:
 def _mlx(report: Report, answers: Answers, where: Hook) -> None:
     found, device = version("mlx"), answers.facts.get("device", {})
     report.facts["mlx"] = {"version": found, "supported": f">={NEEDED['mlx']}"}
-    report.facts["device"] = device
+    report.facts["device"] = device or None
     if found is None and "error" in device:
         _absent(report, "mlx", _mlx_requirement(), where)
     elif "error" in device:
@@ -116,7 +116,8 @@ def _mlx_requirement() -> str:
 def _mlx_vlm(report: Report, answers: Answers, where: Hook) -> None:
     told = answers.facts.get("mlx-vlm", {})
     found = told.get("version") or version("mlx-vlm")
-    missing = answers.facts.get("fit", {}).get("missing", [])
+    fit = answers.facts.get("fit", {})
+    missing = fit.get("missing", [])
     report.facts["mlx_vlm"] = {
         "version": found,
         "file": told.get("file"),
@@ -146,6 +147,8 @@ def _mlx_vlm(report: Report, answers: Answers, where: Hook) -> None:
             "install a version that was tested",
             pip_install(f"mlx-vlm=={TESTED[-1]}"),
         )
+    elif "error" in fit:
+        report.problem("mlx-vlm", f"{found} could not be compared: {fit['error']}", "see the other lines")
     elif not told:
         report.note("mlx-vlm", f"{found}, not looked at")
     elif is_older(TESTED[-1], found):

@@ -11,10 +11,16 @@ from minicpmv46.doctor.findings import Report
 
 OLDEST_PYTHON = (3, 10)
 
+# Keys of `--json` beside `ok` and `problems`; null where something could not be looked at.
+KEYS = (
+    *("python", "minicpmv46", "damaged", "mlx", "device", "mlx_vlm", "versions", "hook", "ports", "server", "demo"),
+    "model",
+)
+
 
 def examine(model: str | None, with_demo: bool) -> Report:
     """Look at the installation, and at a checkpoint where one is named."""
-    report = Report()
+    report = Report(dict.fromkeys(KEYS))
     if sys.version_info < OLDEST_PYTHON:  # in which other files cannot even be imported
         oldest = ".".join(map(str, OLDEST_PYTHON))
         report.problem("Python", f"{platform.python_version()} is too old", f"use Python {oldest} or newer")

@@ -15,7 +15,7 @@ from support.environments import Environment, rewrite
 from minicpmv46 import __version__
 from minicpmv46.doctor.findings import Report
 from minicpmv46.doctor.hook import tell_hook
-from minicpmv46.doctor.run import OLDEST_PYTHON
+from minicpmv46.doctor.run import KEYS, OLDEST_PYTHON
 from minicpmv46.plugin import compat, status
 from minicpmv46.plugin.status import Hook
 
@@ -51,6 +51,7 @@ def diagnose(environment: Environment, *arguments: str | Path, status: int = 1, 
     found: dict[str, Any] = json.loads(done.stdout)
     assert found["ok"] == (status == 0) == (not found["problems"])
     assert all(problem["advice"] for problem in found["problems"])
+    assert set(found) == {"ok", "problems", *KEYS}
     return found
 
 
