@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         module = _module(chosen)
     except Exception as error:  # a damaged file may fail in any way
-        print(f"{chosen} cannot be imported ({type(error).__name__}: {error}): reinstall minicpmv46", file=sys.stderr)
+        found = f"{type(error).__name__}: {error}"
+        print(f"{chosen} cannot be imported ({found}): install what is missing, or minicpmv46 again", file=sys.stderr)
         return 1
     _add(commands, chosen, module)
     status: int = module.run(parser.parse_args(given))
