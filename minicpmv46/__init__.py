@@ -1,8 +1,27 @@
 """MiniCPM-V 4.6 and MiniCPM-OCR 1.0 for mlx-vlm.
 
-Importing this package makes mlx-vlm use it for checkpoints whose `model_type` is `minicpmv4_6` or `minicpm_ocr`. The
-wheel's `.pth` line does that in every interpreter, so this file imports nothing that Python has not loaded already and
-only waits for mlx-vlm. `MINICPMV46_DISABLE=1` leaves mlx-vlm as it was.
+With this package installed mlx-vlm uses it for checkpoints whose `model_type` is `minicpmv4_6` or `minicpm_ocr`; nobody
+has to import it:
+
+    python -m mlx_vlm.generate --model openbmb/MiniCPM-V-4.6 --image photo.jpg --prompt "Describe this image"
+
+Commands:
+
+    python -m minicpmv46 --help               all of them
+    python -m minicpmv46 doctor [MODEL]       whether mlx-vlm uses this package here, and what is wrong if not
+    python -m minicpmv46.demo [SAMPLE]        the folder of a small checkpoint that answers offline, or a sample
+
+From Python: `mlx_vlm.load` gives a `Processor` of this package, whose options `help(minicpmv46.Processor)` lists.
+`plan_slices` says into which slices an image is cut. Programs whose Python reads no `.pth` files (`python -S`,
+`pip install --target`, frozen applications) have to import this package, before or after mlx-vlm.
+
+Environment variables:
+
+    MINICPMV46_DISABLE=1                            mlx-vlm is as without this package
+    MINICPMV46_LIMITS="slices=2000,context=500000"  other limits of a request, see `minicpmv46.limits`
+
+The wheel's `.pth` line imports this file in every interpreter, so it imports nothing that Python has not loaded already
+and only waits for mlx-vlm.
 """
 
 import os

@@ -14,6 +14,7 @@ from typing import Any
 
 from .checks import quote
 from .config import Config
+from .contents import Contents
 from .files import read_json
 from .model import parameter_shapes
 from .quantized_form import Form, Quantization
@@ -31,8 +32,8 @@ _FLOATS = ("F32", "F16", "BF16")
 _GENERATION = ("eos_token_id", "temperature", "top_p", "top_k", "do_sample")
 
 
-def check_checkpoint(folder: Path) -> None:
-    """Check that `folder` holds every tensor of the model, whole, and no other.
+def check_checkpoint(folder: Path) -> Contents:
+    """Check that `folder` holds every tensor of the model, whole, and no other; returns what it holds.
 
     Raises:
         OSError: `config.json` or weights are missing, or one of them is no regular file.
@@ -47,13 +48,13 @@ def check_checkpoint(folder: Path) -> None:
     _check_layers(folder, config, tensors)
     expected = parameter_shapes(config)
 
-    if _other_format(params):
+    if method := _other_format(params):
         # What a matrix has there is mlx-vlm's matter, which loads strictly; but it drops modules that have nothing.
         present = {path.rpartition(".")[0] for path in tensors}
         absent = sorted(path for path in expected if path.rpartition(".")[0] not in present)
         if absent:
             raise ValueError(f"{folder} lacks {listed(absent)}")
-        return
+        return Contents(config, tensors, {}, method)
 
     forms: dict[str, Form] = {}
     needed = set(expected)
@@ -70,6 +71,7 @@ def check_checkpoint(folder: Path) -> None:
     _check_names(folder, tensors, needed)
     for path in (*expected, *sorted(needed - expected.keys())):  # not in the order of a set: the first is told
         _check_tensor(path, tensors[path], expected, forms.get(path.rpartition(".")[0]))
+    return Contents(config, tensors, forms)
 
 
 def read_tensors(folder: Path, config: Config) -> dict[str, Tensor]:
@@ -134,9 +136,11 @@ def _check_layers(folder: Path, config: Config, tensors: Iterable[str]) -> None:
             )
 
 
-def _other_format(params: Mapping[str, Any]) -> bool:
+def _other_format(params: Mapping[str, Any]) -> str:
+    """The format, if it is one of `_OTHER_FORMATS`, else ""."""
     found = params.get("quantization_config")
-    return isinstance(found, dict) and found.get("quant_method") in _OTHER_FORMATS
+    method = found.get("quant_method") if isinstance(found, dict) else None
+    return method if method in _OTHER_FORMATS else ""
 
 
 def _check_names(folder: Path, tensors: Mapping[str, Tensor], needed: set[str]) -> None:

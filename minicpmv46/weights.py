@@ -47,9 +47,14 @@ def is_unused(name: str, config: Config) -> bool:
     )
 
 
+def is_offset_norm(path: str) -> bool:
+    """Weights of norms that the official layout stores less one; with the one added they are float32."""
+    return bool(_OFFSET_NORM.search(path))
+
+
 def is_float32_parameter(path: str) -> bool:
     """Parameters that keep the checkpoint's or full precision, whatever the rest is stored in."""
-    return bool(_OFFSET_NORM.search(path)) or path.endswith((".A_log", ".dt_bias"))
+    return is_offset_norm(path) or path.endswith((".A_log", ".dt_bias"))
 
 
 def rename_weights(weights: Mapping[str, mx.array], config: Config) -> dict[str, mx.array]:

@@ -1,13 +1,12 @@
 """An mlx-vlm that is missing, too old or changed: nothing breaks at start, and loading a model says what is wrong."""
 
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support import tiny
-from support.environments import Environment
+from support.environments import Environment, rewrite
 
 from minicpmv46 import __version__
 
@@ -21,19 +20,6 @@ def test_without_mlx_vlm(wheel: Path, make_environment: Callable[..., Environmen
     assert "minicpmv46" not in done.stderr
     done = environment.start("import minicpmv46.plugin.arch")
     assert f"RuntimeError: minicpmv46 {__version__} does not fit mlx-vlm: it is not installed (" in done.stderr
-
-
-def rewrite(folder: Path, target: Path, pattern: str, replacement: str) -> None:
-    """Make `target` a copy of the package in `folder` with every `pattern` replaced; links where it can."""
-    target.mkdir()
-    for entry in folder.iterdir():
-        copy = target / entry.name
-        if entry.is_dir() and any(re.search(pattern, file.read_text()) for file in entry.rglob("*.py")):
-            rewrite(entry, copy, pattern, replacement)
-        elif entry.suffix == ".py" and re.search(pattern, text := entry.read_text()):
-            copy.write_text(re.sub(pattern, replacement, text))
-        elif entry.name != "__pycache__":
-            copy.symlink_to(entry)
 
 
 @pytest.mark.parametrize(

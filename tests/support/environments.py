@@ -1,6 +1,7 @@
 """Virtual environments of their own for tests of the registration, and what a fresh interpreter in one is asked."""
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -49,6 +50,19 @@ LEFT_ALONE = """
 def execute(*command: str | Path) -> None:
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def rewrite(folder: Path, target: Path, pattern: str, replacement: str) -> None:
+    """Make `target` a copy of the package in `folder` with every `pattern` replaced; links where it can."""
+    target.mkdir(parents=True)
+    for entry in folder.iterdir():
+        copy = target / entry.name
+        if entry.is_dir() and any(re.search(pattern, file.read_text()) for file in entry.rglob("*.py")):
+            rewrite(entry, copy, pattern, replacement)
+        elif entry.suffix == ".py" and re.search(pattern, text := entry.read_text()):
+            copy.write_text(re.sub(pattern, replacement, text))
+        elif entry.name != "__pycache__":
+            copy.symlink_to(entry)
 
 
 @dataclass(frozen=True)
