@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from minicpmv46.processing import MiniCPMV46Processor as MiniCPMV46Processor
     from minicpmv46.processing import Processor as Processor
+    from minicpmv46.show.frames import show_frames as show_frames
+    from minicpmv46.show.slices import show_slices as show_slices
+    from minicpmv46.show.tokens import count_tokens as count_tokens
     from minicpmv46.slicing import plan_slices as plan_slices
 
 __version__ = "0.2.0"
@@ -21,6 +24,9 @@ __version__ = "0.2.0"
 _HOMES = {
     "MiniCPMV46Processor": "minicpmv46.processing",  # the name of `Processor` in version 0.1.0
     "Processor": "minicpmv46.processing",
+    "count_tokens": "minicpmv46.show.tokens",
+    "show_frames": "minicpmv46.show.frames",
+    "show_slices": "minicpmv46.show.slices",
     "plan_slices": "minicpmv46.slicing",
 }
 

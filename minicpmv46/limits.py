@@ -75,6 +75,11 @@ class Limits:
                 limits = replace(limits, context=text["max_position_embeddings"])
         return limits.changed(**_from_environment())
 
+    @classmethod
+    def of_environment(cls) -> Limits:
+        """The official limits with the changes that `MINICPMV46_LIMITS` asks for; raises `ValueError` likewise."""
+        return cls().changed(**_from_environment())
+
     def changed(self, **changes: int) -> Limits:
         """These limits with other values; raises `TypeError` for an unknown name, `ValueError` for a wrong value."""
         known = [f.name for f in fields(self)]

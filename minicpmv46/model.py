@@ -19,6 +19,7 @@ from mlx_vlm.models.base import InputEmbeddingsFeatures, LanguageModelOutput
 from . import quantization
 from .config import Config
 from .decoder import Decoder, DecoderLayer, make_cache
+from .describe import describe_model
 from .merger import WINDOW, Merger, WindowAttentionMerger
 from .siblings import Sibling
 from .units import check_rows, packed, read_units
@@ -125,6 +126,10 @@ class Model(nn.Module):
         self.vit_merger = WindowAttentionMerger(architecture.vision_config)
         self.merger = Merger(architecture)
         self.language_model = LanguageModel(architecture)
+
+    def __repr__(self) -> str:
+        """A few lines; `nn.Module`'s own prints the whole tree, as `print(model.language_model)` still does."""
+        return describe_model(self)
 
     def __call__(
         self,

@@ -18,6 +18,7 @@ from transformers import BatchFeature
 
 from .checks import one_of, quote
 from .conversation import media_of
+from .describe import describe_options
 from .image import VisualUnits, pack_units
 from .limits import CHARACTERS_PER_TOKEN
 from .media import flatten_media, open_media
@@ -48,6 +49,9 @@ class Processor:
         self.image_token, self.video_token = self.special_tokens.image_token, self.special_tokens.video_token
         self.image_token_id = token_id(tokenizer, self.image_token)
         self.video_token_id = token_id(tokenizer, self.video_token)
+
+    def __repr__(self) -> str:
+        return describe_options(self.options)
 
     @property
     def image_processor(self) -> ImageProcessor:

@@ -130,7 +130,12 @@ def plan_slices(
 ) -> SlicePlan:
     """Plan how an image of `height` x `width` pixels is resized and sliced.
 
+    This is arithmetic on a size, and knows no checkpoint: `minicpmv46.count_tokens(image, processor=processor)` takes
+    the options of a loaded one, and looks into the image for "adaptive".
+
     Args:
+        options: None takes the official defaults of MiniCPM-V 4.6; `processor.image_processor.slicing` are those of a
+            loaded checkpoint.
         resolution_of: for "adaptive", how large a part of the image becomes; `image.plan_picture` gives it.
 
     Raises:

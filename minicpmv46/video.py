@@ -76,6 +76,10 @@ class Clip:
             height, width = self.source.size(unit[0])
             yield (height, width) if len(unit) == 1 else _canvas(len(unit), height, width)
 
+    def pictures(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Number and picture, uint8 [H, W, 3], of each unit, as soon as its frames are decoded."""
+        return _pictures(self.source, self.units, self.name)
+
     def cut(self, slicing: SliceOptions, pixels: PixelOptions, together: int) -> list[VisualUnits]:
         """Decode the frames: one `VisualUnits` for each main frame and each composed picture.
 
@@ -91,8 +95,7 @@ class Clip:
         def weight(entry: tuple[int, np.ndarray]) -> int:
             return entry[1].shape[0] * entry[1].shape[1]
 
-        pictures = _pictures(self.source, self.units, self.name)
-        done = dict(map_ahead(process, pictures, weight=weight, most=together))
+        done = dict(map_ahead(process, self.pictures(), weight=weight, most=together))
         return [done[i] for i in range(len(self.units))]
 
 

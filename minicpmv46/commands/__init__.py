@@ -12,7 +12,7 @@ import argparse
 import importlib
 from collections.abc import Sequence
 
-COMMANDS: tuple[str, ...] = ()
+COMMANDS: tuple[str, ...] = ("tokens", "slices", "frames")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
