@@ -48,7 +48,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=description, epilog=example, formatter_class=style)
     parser.add_argument("--workers", type=int, default=2, help="processes, each with the model (default: 2)")
     parser.add_argument("--address", help="a running Ray, `auto` for the one of this machine (default: start one here)")
-    parser.add_argument("--gpus", type=float, default=0, help="GPUs of each worker, so that none shares one (default: 0)")
+    parser.add_argument("--gpus", type=float, default=0, help="GPUs that each worker has for itself (default: 0)")
     args = arguments(parser)
     args.base = args.base.absolute()
     items = list(items_of(args.folder))

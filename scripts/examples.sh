@@ -8,5 +8,5 @@ environment .venv-examples "test,examples,cluster"
 export LITELLM_LOCAL_MODEL_COST_MAP=True  # else importing LiteLLM fetches a list of prices
 # Where one of them is missing, its tests would be skipped.
 .venv-examples/bin/python -c "import ipykernel, litellm, nbclient, openai, pypdfium2, ray.data"
-[ $# -gt 0 ] || set -- -m extras
-exec .venv-examples/bin/python -m pytest tests/examples "$@"
+[ $# -gt 0 ] || set -- tests/examples/extras
+exec .venv-examples/bin/python -m pytest "$@"
