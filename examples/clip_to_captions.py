@@ -124,7 +124,10 @@ def main() -> int:
                 if loaded is None:
                     from mlx_vlm import load
 
-                    loaded = load(args.model)
+                    try:
+                        loaded = load(args.model)
+                    except (OSError, ValueError) as error:
+                        raise SystemExit(f"{args.model} cannot be loaded: {error}") from None
                 start, end = number * args.seconds, min((number + 1) * args.seconds, count / rate)
                 rows.add([{"start": start, "end": end, "text": ask(loaded, frames, args)}])
                 bar.update()

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -73,6 +74,9 @@ def main() -> int:
             )
             for row in tqdm(read_rows.iter_rows(), total=len(waiting), unit="picture"):
                 rows.add([row])
+    except ray.exceptions.RayError as error:
+        print(f"Stopped: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
+        return 1
     finally:
         ray.shutdown()
         write_table(args.output, rows.rows)

@@ -158,7 +158,10 @@ def main() -> int:
     print(f"{len(items)} pictures and pages, {len(items) - len(waiting)} of them read before")
     try:
         if waiting:
-            reader = load_reader(args)
+            try:
+                reader = load_reader(args)
+            except (OSError, ValueError) as error:
+                sys.exit(f"{args.model} cannot be loaded with these options: {error}")
             with tqdm(total=len(items), initial=len(items) - len(waiting), unit="picture") as bar:
                 for start in range(0, len(waiting), args.batch):
                     batch = waiting[start : start + args.batch]

@@ -29,7 +29,7 @@ class Rows:
         self.rows: list[dict[str, Any]] = []
         if self.path.exists():
             first, *lines = self.path.read_text("utf-8").split("\n")[:-1] or [json.dumps(settings)]
-            if json.loads(first) != settings:
+            if lines and json.loads(first) != settings:
                 sys.exit(
                     f"{self.path} has rows of an earlier run with other settings:\n  then {first}\n  now  "
                     f"{json.dumps(settings)}\nDelete it to start anew, or write to another file with -o."

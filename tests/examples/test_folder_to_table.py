@@ -90,6 +90,19 @@ def test_cut(tmp_path: Path) -> None:
     assert page.read_text() == "## read.png\n\nK7RM2\n"
 
 
+def test_wrong_model(tmp_path: Path) -> None:
+    """A model that is not there, and an option that it cannot have, end in one sentence and hinder no later run."""
+    command = (NAME, scans(tmp_path), "-o", "t.csv")
+    for model, option, words in (
+        ("nowhere/model", (), "nowhere/model cannot be"),
+        (DEMO, ("--max-slice-nums", "0"), "max_slice_nums"),
+    ):
+        answer = run(*command, "--model", model, *option, folder=tmp_path)
+        assert answer.returncode == 1
+        assert words in answer.stderr
+        assert "Traceback" not in answer.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [

@@ -19,7 +19,7 @@ PRINTED = (
     r"K7RM2\n\d+ tokens read, 6 written, ended by stop",
     r"my scans/read\.png K7RM2",
     r"\{'number': '[A-Z0-9]{5}', 'paid': (True|False)\}",
-    r"(?s)picture\.png.*clip\.mp4.*",
+    r"(?s).*picture\.png.*clip\.mp4.*",
 )
 
 
