@@ -15,7 +15,8 @@ fi
 export MLX_VLM_SERVER_API_KEY
 
 # A request may name another model, which the server then downloads. So download this one now, and no other later.
-python -c 'import sys; from mlx_vlm.utils import get_model_path; get_model_path(sys.argv[1])' "$model"
+[ -d "$model" ] ||
+    python -c 'import sys; from mlx_vlm.utils import get_model_path; get_model_path(sys.argv[1])' "$model"
 export HF_HUB_OFFLINE=1
 
 # What a request may ask for; here 36 slices a picture, 256 frames a clip, 40 megapixels, 16 pictures or clips.
