@@ -145,7 +145,7 @@ def open_image(source: Any, name: str) -> ImageSource:
         with _open(encoded) as image:
             size = image.height, image.width
     except _DAMAGE as error:
-        raise _unreadable(name, called, error) from error
+        raise _unreadable(name, called, error) from None  # the sentence has all that was said
     return _with_pixels(ImageSource(name, encoded, size, called))
 
 

@@ -92,7 +92,7 @@ def _own_parameters(module: Any) -> dict[str, int]:
     """Parameters of a module without those below it, by their form; nothing is computed for it."""
     import mlx.core as mx
 
-    arrays = {name: value for name, value in module.items() if isinstance(value, mx.array)}
+    arrays = {name: v for name, v in module.items() if isinstance(v, mx.array) and not name.startswith("_")}
     found: Counter[str] = Counter()
     if "scales" in arrays:
         bits, group, mode = module.bits, module.group_size, module.mode

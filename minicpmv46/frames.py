@@ -134,11 +134,11 @@ class FileFrames:
                 head = located[:HEAD]
             if not is_container(head):
                 raise ValueError("its first bytes are not those of a video")
-        except (FileNotFoundError, IsADirectoryError) as error:
-            raise ValueError(f"{self._name}: there is no file {self._label}") from error
+        except (FileNotFoundError, IsADirectoryError):
+            raise ValueError(f"{self._name}: there is no file {self._label}") from None
         except (OSError, ValueError) as error:
             reason = str(getattr(error, "strerror", None) or error)[:200]
-            raise ValueError(f"{self._name}: cannot open {self._label} as a video: {reason}") from error
+            raise ValueError(f"{self._name}: cannot open {self._label} as a video: {reason}") from None
         if isinstance(located, Path):
             return str(located.absolute()), None
         held = NamedTemporaryFile(suffix=".video")  # noqa: SIM115  kept with the object, and deleted with it

@@ -89,8 +89,19 @@ def _downloaded(url: str) -> bytes:
                 content += part
                 if len(content) > DOWNLOAD_BYTES:
                     raise ValueError(f"it has more than {DOWNLOAD_BYTES:,} bytes")
-    except requests.Timeout as error:
-        raise ValueError(f"the server was silent for {DOWNLOAD_SECONDS} seconds") from error
+    except requests.Timeout:
+        raise ValueError(f"the server was silent for {DOWNLOAD_SECONDS} seconds") from None
     except requests.ConnectionError as error:  # its own words are the URL again, and addresses of objects
-        raise ValueError("the server cannot be reached, or broke off") from error
+        raise ValueError(f"the server cannot be reached, or broke off{_reason(error)}") from None
     return bytes(content)
+
+
+def _reason(error: BaseException) -> str:
+    """In brackets, what the operating system said of a connection that failed; five exceptions stand around it."""
+    cause: BaseException | None = error
+    said = ""
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            said = cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return f" ({said[:1].lower()}{said[1:200]})" if said else ""

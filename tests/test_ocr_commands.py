@@ -153,22 +153,23 @@ def test_structured_output(loaded: Loaded) -> None:
 
 
 WRONG = {
-    "value": ('{"small_image_upsize": "sometimes"}', ValueError, "small_image_upsize must be one of 'always'"),
-    "name": ('{"small_image_upscale": "never"}', TypeError, "small_image_upsize"),
-    "mode": ('{"downsample_mode": "8x"}', ValueError, "downsample_mode must be one of '4x', '16x', not '8x'"),
+    "value": ('{"small_image_upsize": "sometimes"}', "small_image_upsize must be one of 'always'"),
+    "name": ('{"small_image_upscale": "never"}', "small_image_upsize"),
+    "mode": ('{"downsample_mode": "8x"}', "downsample_mode must be one of '4x', '16x', not '8x'"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_options(name: str, command: Any) -> None:
-    given, kind, words = WRONG[name]
-    with pytest.raises(kind) as raised:
+    """The command ends with a sentence, which Python prints, and status 1."""
+    given, words = WRONG[name]
+    with pytest.raises(SystemExit) as raised:
         command("--image", RECEIPT, "--prompt", "Read it.", "--processor-kwargs", given)
     assert words in str(raised.value)
 
 
 def test_option_of_the_other_model(command: Any) -> None:
-    with pytest.raises(TypeError, match=r"small_image_upsize, which MiniCPM-V 4\.6 does not have .*leave it out"):
+    with pytest.raises(SystemExit, match=r"small_image_upsize, which MiniCPM-V 4\.6 does not have .*leave it out"):
         command(
             *("--image", RECEIPT, "--prompt", "Read it.", "--processor-kwargs", '{"small_image_upsize": "never"}'),
             variant="base",

@@ -71,8 +71,12 @@ def _as_json(options: dict[str, Any]) -> dict[str, Any]:
 def _to_command(ours: Processor, options: dict[str, Any], folder: Path) -> None:
     given = _as_json(options)
     config = ModelConfig.from_dict(json.loads((folder / "config.json").read_text()))
-    diffusion.diffusion_kwargs_from_args(Namespace(processor_kwargs=given), config)
-    prepare_inputs(ours, prompts="text", **given)
+    try:
+        keywords = diffusion.diffusion_kwargs_from_args(Namespace(processor_kwargs=given), config)
+        prepare_inputs(ours, prompts="text", **keywords, **given)
+    except SystemExit as end:  # with the sentence, after which the command ends
+        assert end.__cause__ is not None and str(end) == f"error: {end.__cause__}"
+        raise end.__cause__ from None
 
 
 def _to_server(ours: Processor, fields: dict[str, Any], _: Path) -> None:

@@ -137,10 +137,13 @@ class TokenCounts:
     @property
     def note(self) -> str:
         """What is counted, and with which model's options."""
-        return (
-            f"{self.model}, {self.mode} in use, context {self.context:,} tokens. visual: tokens that image features "
-            "fill; prompt: these and the markers around them, all that the prompt gets."
-        )
+        lines = [
+            f"{self.model}, {self.mode} in use, context {self.context:,} tokens.",
+            "visual: tokens that image features fill; prompt: these and the markers around them, all that it gets.",
+        ]
+        if self.prompt > self.context:
+            lines.append("They are more than the context: the processor refuses such a prompt.")
+        return "\n".join(lines)
 
     def __repr__(self) -> str:
         return f"{text_table(self.rows())}\n{self.note}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from functools import cache
 
@@ -47,10 +48,15 @@ def line_height(letters: int) -> int:
 
 
 def printable(text: str) -> str:
-    """A text with `?` for what the font has no letter for."""
+    """A text in letters that the font has: accents are left out, and what it cannot write is `?`."""
     face = font(LETTERS[0])
     unknown = bytes(face.getmask("\uffff"))
-    return "".join(c if c == " " or (c.isprintable() and bytes(face.getmask(c)) != unknown) else "?" for c in text)
+
+    def known(letter: str) -> bool:
+        return letter == " " or (letter.isprintable() and bytes(face.getmask(letter)) != unknown)
+
+    plain = (c if known(c) else unicodedata.normalize("NFKD", c)[0] for c in text)
+    return "".join(c if known(c) else "?" for c in plain)
 
 
 def shortened(text: str, letters: int, width: int) -> str:

@@ -12,7 +12,7 @@ from ..video import Clip
 from ..workers import map_ahead
 from .counts import TokenCounts
 from .media import open_sources
-from .tokens import Modes, count, plan_medium
+from .tokens import Modes, count, pixels_of, plan_medium
 
 # Characters of a file's name in a table.
 LONGEST = 48
@@ -57,22 +57,36 @@ class FileTokens:
 def count_files(files: Sequence[str], options: Options) -> FileTokens:
     """Tokens of files; what is wrong with one does not keep the others from being counted."""
 
-    def look(file: str) -> tuple[ImageSource | Clip, Modes] | str:
+    def opened(file: str) -> ImageSource | Clip | str:
         try:
-            _, opened = open_sources([file], None, options)
-            source: ImageSource | Clip = opened.images[0] if opened.images else opened.videos[0]
-            return source, plan_medium(source, options)
+            _, media = open_sources([file], None, options)
+            return media.images[0] if media.images else media.videos[0]
+        except (OSError, ValueError) as error:
+            return _sentence(error)
+
+    def planned(source: ImageSource | Clip | str) -> Modes | str:
+        try:
+            return source if isinstance(source, str) else plan_medium(source, options)
         except (OSError, ValueError, MemoryError) as error:
-            # The processor calls the only image of a prompt "image 0".
-            message = str(error).removeprefix("image 0: ").removeprefix("video 0: ")
-            return message.replace("image 0", "the image", 1).replace("video 0", "the video", 1)
+            return _sentence(error)
 
     names = [shown_name(file) for file in files]
-    found = list(map_ahead(look, files))
-    errors = {i: entry for i, entry in enumerate(found) if isinstance(entry, str)}
-    read = [(*entry, name) for entry, name in zip(found, names, strict=True) if not isinstance(entry, str)]
+    sources = list(map_ahead(opened, files))
+    plans = list(map_ahead(planned, sources, weight=pixels_of, most=options.limits.together))
+    errors = {i: plan for i, plan in enumerate(plans) if isinstance(plan, str)}
+    read = [
+        (source, plan, name)
+        for source, plan, name in zip(sources, plans, names, strict=True)
+        if not isinstance(source, str) and not isinstance(plan, str)
+    ]
     counts = count([entry[0] for entry in read], [entry[1] for entry in read], [entry[2] for entry in read], options)
     return FileTokens(names, counts, errors)
+
+
+def _sentence(error: Exception) -> str:
+    """An error's text about a file; the processor calls the only image of a prompt "image 0"."""
+    message = str(error).removeprefix("image 0: ").removeprefix("video 0: ")
+    return message.replace("image 0", "the image", 1).replace("video 0", "the video", 1)
 
 
 def shown_name(file: str) -> str:

@@ -64,9 +64,15 @@ def count_tokens(
     kinds, opened = open_sources(media, video_metadata, options)
     images, clips = iter(opened.images), iter(opened.videos)
     sources: list[ImageSource | Clip] = [next(images) if kind == "image" else next(clips) for kind in kinds]
-    planned = list(map_ahead(lambda source: plan_medium(source, options), sources))
+    most = options.limits.together
+    planned = list(map_ahead(lambda source: plan_medium(source, options), sources, weight=pixels_of, most=most))
     names = [file_name(given, source.name) for given, source in zip(media, sources, strict=True)]
     return count(sources, planned, names, options)
+
+
+def pixels_of(source: Any) -> int:
+    """Pixels that are decoded at once to plan an image or a video, which limits how many are planned together."""
+    return source.size[0] * source.size[1] if isinstance(source, ImageSource) else 0
 
 
 def plan_medium(source: ImageSource | Clip, options: Options) -> Modes:
