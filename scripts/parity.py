@@ -130,7 +130,6 @@ def terminated(_signal: int, _frame: FrameType | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = parse(arguments)
-    signal.signal(signal.SIGTERM, terminated)
     missing = [name for name in ("mlx", "mlx_vlm", "huggingface_hub") if find_spec(name) is None]
     if missing:
         print(
@@ -153,4 +152,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, terminated)
     sys.exit(main())

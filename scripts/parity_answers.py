@@ -49,7 +49,7 @@ def write_answer(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + PARTIAL)
     with partial.open("wb") as stream:
-        np.savez(stream, **arrays)
+        np.savez(stream, **arrays)  # type: ignore[arg-type]  # mypy takes names for options
     os.replace(partial, path)
     for other in path.parent.glob(f"{path.stem[: -_KEY - 1]}-*.npz"):
         if other != path and len(other.stem) == len(path.stem):

@@ -68,8 +68,7 @@ def find(model: str) -> tuple[Path, str]:
 
 def download(repository: str) -> Path:
     """The folder of a repository in the hub's cache; what is missing is downloaded, after its size was said."""
-    import httpx
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import snapshot_download
 
     try:
         folder = Path(snapshot_download(repository, allow_patterns=list(FILES), local_files_only=True))
@@ -78,11 +77,11 @@ def download(repository: str) -> Path:
     except (OSError, ValueError):
         pass  # the cache lacks it, or a part of it
     try:
-        found = HfApi().model_info(repository, files_metadata=True).siblings or []
-        size = sum(file.size or 0 for file in found if file.rfilename.endswith(".safetensors"))
-        print(f"{repository}: downloading up to {size / GB:.1f} GB into the cache of huggingface_hub", flush=True)
+        files = snapshot_download(repository, allow_patterns=list(FILES), dry_run=True)
+        size = sum(file.file_size for file in files if file.will_download)
+        print(f"{repository}: downloading {size / GB:.1f} GB into the cache of huggingface_hub", flush=True)
         return Path(snapshot_download(repository, allow_patterns=list(FILES)))
-    except (OSError, httpx.HTTPError) as error:
+    except OSError as error:
         raise OSError(f"{repository} is not whole in the cache and cannot be downloaded: {shortened(error)}") from error
 
 
@@ -99,12 +98,12 @@ def inspect(folder: Path, name: str) -> Checkpoint:
     for section in ("quantization", "quantization_config"):
         if params.get(section):
             raise ValueError(f"{name} is quantized ({section} in config.json): there is no exact answer; {instead}")
-    check_checkpoint(folder)
     tensors = read_tensors(folder, config)
     if other := sorted(
         tensor.name for tensor in tensors.values() if not tensor.name.startswith(("model.", "lm_head."))
     ):
         raise ValueError(f"{name} has the layout of mlx-vlm ({other[0]}), which transformers does not load; {instead}")
+    check_checkpoint(folder)
     if not (folder / "chat_template.jinja").exists() and not _has_template(folder):
         raise ValueError(f"{name} has no chat template (chat_template.jinja), so there is no prompt to compare")
     sizes: dict[str, int] = {}
