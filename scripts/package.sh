@@ -9,11 +9,11 @@ rm -rf dist
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 
+tar -tzf dist/minicpmv46-*.tar.gz | grep -v '/$' | cut -d/ -f2- | grep -vx PKG-INFO | sort > "$place/packed"
 for needed in minicpmv46-hook.pth LICENSE README.md pyproject.toml minicpmv46/demo/checkpoint/model.safetensors tests/conftest.py; do
-    tar -tzf dist/minicpmv46-*.tar.gz | grep -q "^[^/]*/$needed\$" || { echo "the sdist lacks $needed"; exit 1; }
+    grep -qxF "$needed" "$place/packed" || { echo "the sdist lacks $needed"; exit 1; }
 done
 # What git does not know came from this machine.
-tar -tzf dist/minicpmv46-*.tar.gz | grep -v '/$' | cut -d/ -f2- | grep -vx PKG-INFO | sort > "$place/packed"
 git ls-files | sort > "$place/known"
 [ -z "$(comm -23 "$place/packed" "$place/known")" ] || { echo "the sdist has what is not committed:"; comm -23 "$place/packed" "$place/known"; exit 1; }
 
