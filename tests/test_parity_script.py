@@ -37,7 +37,7 @@ def run(*arguments: str | Path, folder: Path) -> tuple[int, str, str]:
 def test_memory_is_estimated_first() -> None:
     told = parity_model.check_memory(REAL, 16 * GB)
     assert "1,300 million parameters" in told and f"{REAL.memory / GB:.1f} GB of memory" in told
-    assert REAL.memory > 4 * REAL.parameters
+    assert REAL.memory > 8.7 * GB  # which the official side took on Linux
     with pytest.raises(ValueError, match=r"this machine has 4\.0 GB\. Use a larger machine, or --force"):
         parity_model.check_memory(REAL, 4 * GB)
 
