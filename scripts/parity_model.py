@@ -18,8 +18,8 @@ DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 FILES = ("*.json", "*.jinja", "*.txt", "*.safetensors")
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 GB = 1_000_000_000
-# Measured on Linux: while it loads, a side holds the weights in float32 and the pages of the file in bfloat16; torch and
-# what it brings take 0.9 GB, pictures and layers at work the rest.
+# Measured on Linux: while it loads, a side holds the weights in float32 and the pages of the file in bfloat16; torch
+# and what it brings take 0.9 GB, pictures and layers at work the rest.
 BYTES_PER_PARAMETER = 6
 BESIDE_WEIGHTS = 1.5 * GB
 
