@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import platform
 import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def record(checkpoint: Checkpoint, runs: list[Run], rows: list[Row]) -> dict[str
     return {
         "result": "equal" if all(row.equal for row in rows) else "different",
         "decided_by": DECIDES,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "model": {
             "name": checkpoint.name,
             "model_type": checkpoint.model_type,
