@@ -96,7 +96,7 @@ def _own_parameters(module: Any) -> dict[str, int]:
     found: Counter[str] = Counter()
     if "scales" in arrays:
         bits, group, mode = module.bits, module.group_size, module.mode
-        affine = f"{bits} bits" + f" in groups of {group}" * (group != MODES["affine"][0])
+        affine = f"{bits}-bit" + f" in groups of {group}" * (group != MODES["affine"][0])
         form = affine if mode == "affine" else mode
         found[form] = arrays.pop("weight").size * 32 // bits
         for name in ("scales", "biases"):

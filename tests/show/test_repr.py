@@ -44,4 +44,4 @@ def test_quantized_model() -> None:
     layer = nn.Sequential(nn.Linear(128, 64, bias=False), nn.Linear(64, 64))
     assert _parameters(layer) == f"{128 * 64 + 64 * 64 + 64:,} parameters in float32"
     nn.quantize(layer, group_size=32, bits=4, class_predicate=lambda _, m: isinstance(m, nn.Linear) and "bias" not in m)
-    assert _parameters(layer) == f"{128 * 64 + 64 * 64 + 64:,} parameters in 4 bits in groups of 32 and float32"
+    assert _parameters(layer) == f"{128 * 64 + 64 * 64 + 64:,} parameters in 4-bit in groups of 32 and float32"
