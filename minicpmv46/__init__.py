@@ -9,11 +9,14 @@ Commands:
 
     python -m minicpmv46 --help               all of them
     python -m minicpmv46 doctor [MODEL]       whether mlx-vlm uses this package here, and what is wrong if not
+    python -m minicpmv46 tokens FILE...       sizes, slices and visual tokens of images and clips
+    python -m minicpmv46 slices IMAGE -o PNG  the picture with its slices; `frames VIDEO -o PNG` for a clip
     python -m minicpmv46.demo [SAMPLE]        the folder of a small checkpoint that answers offline, or a sample
 
 From Python: `mlx_vlm.load` gives a `Processor` of this package, whose options `help(minicpmv46.Processor)` lists.
-`plan_slices` says into which slices an image is cut. Programs whose Python reads no `.pth` files (`python -S`,
-`pip install --target`, frozen applications) have to import this package, before or after mlx-vlm.
+`count_tokens`, `show_slices` and `show_frames` are the commands' functions for notebooks. Programs whose Python reads
+no `.pth` files (`python -S`, `pip install --target`, frozen applications) have to import this package, before or after
+mlx-vlm.
 
 Environment variables:
 
