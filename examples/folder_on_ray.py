@@ -4,7 +4,10 @@
 
 runs on this machine. For several, start Ray on each, name a GPU on Macs too, and say where the first one is:
 
-    ray start --head --num-gpus 1                         # on the first machine
+    export RAY_AUTH_MODE=token                            # on all; each has the first one's ~/.ray/auth_token
+    export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=1            # on Macs
+    ray get-auth-token --generate                         # on the first machine
+    ray start --head --num-gpus 1
     ray start --address FIRST:6379 --num-gpus 1           # on each other one
     python examples/folder_on_ray.py /shared/scans -o table.csv --workers 4 --address auto --gpus 1
 
@@ -63,7 +66,7 @@ def main() -> int:
             for module in (folder_to_table, resumable):
                 ray.cloudpickle.register_pickle_by_value(module)
             local = {} if args.address else {"num_cpus": args.workers, "include_dashboard": False}
-            ray.init(address=args.address, log_to_driver=False, **local)
+            ray.init(address=args.address or "local", log_to_driver=False, **local)
             ray.data.DataContext.get_current().enable_progress_bars = False
             read_rows = ray.data.from_items(waiting, override_num_blocks=-(-len(waiting) // args.batch)).map_batches(
                 Reader,

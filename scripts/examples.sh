@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Run the tests of examples/ with everything that an example may need: `bash scripts/examples.sh [pytest arguments]`.
-# Without arguments only those that scripts/test.sh skips: the notebook, PDFs, OpenAI's client, Ray, LiteLLM.
+# Run the tests of examples/ that need more packages, which scripts/test.sh skips: the notebook, PDFs, OpenAI's client,
+# Ray, LiteLLM: `bash scripts/examples.sh [pytest arguments]`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
@@ -8,5 +8,5 @@ environment .venv-examples "test,examples,cluster"
 export LITELLM_LOCAL_MODEL_COST_MAP=True  # else importing LiteLLM fetches a list of prices
 # Where one of them is missing, its tests would be skipped.
 .venv-examples/bin/python -c "import ipykernel, litellm, nbclient, openai, pypdfium2, ray.data"
-[ $# -gt 0 ] || set -- tests/examples/extras
-exec .venv-examples/bin/python -m pytest "$@"
+[ $# -gt 0 ] || set -- --numprocesses 2 --dist loadfile
+exec .venv-examples/bin/python -m pytest tests/examples/extras "$@"

@@ -23,7 +23,7 @@ def test_tour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = executed(TOUR, tmp_path)
     *found, table = texts(notebook)
     *expected, _ = texts(committed)
-    assert found == expected
+    assert found == expected, "if that is meant: python scripts/run_notebook.py examples/tour.ipynb"
     pictures = [
         output.data
         for cell in notebook.cells
