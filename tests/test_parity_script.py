@@ -1,7 +1,7 @@
 """The comparison with the official implementation, without torch: what it refuses, keeps, compares and tells.
 
 In place of the official side's saved answers lie those of this port, so that everything behind them can be tried;
-`live/test_parity_script` runs both sides.
+`live/test_parity_script_live` runs both sides.
 """
 
 import json
