@@ -1,12 +1,16 @@
 """The comparison with the official implementation, without torch: what it refuses, keeps, compares and tells.
 
 In place of the official side's saved answers lie those of this port, so that everything behind them can be tried;
-`live/test_parity_script` runs both sides.
+`live/test_parity_script_live` runs both sides.
 """
 
 import json
+import os
 import shutil
+import signal
 import sys
+import threading
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -311,6 +315,33 @@ def test_an_output_folder_serves_one_run(tmp_path: Path) -> None:
             pass
     with parity_run.locked(folder):
         pass
+
+
+def test_a_stopped_run_keeps_what_it_finished(
+    runs: list[parity_run.Run], checkpoint: Callable[[str], Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C behind the first answer."""
+    ours = runs[1]
+    found = parity_model.inspect(checkpoint("base"), "base")
+    folder = ours.answers["text"].parents[1]
+    for path in ours.answers.values():
+        path.unlink()
+
+    def interrupt() -> None:
+        while not ours.answers["text"].exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    watcher = threading.Thread(target=interrupt)
+    watcher.start()
+    with pytest.raises(KeyboardInterrupt):
+        parity_run.compute(ours, found, folder)
+        time.sleep(60)  # where it was faster than the signal
+    watcher.join()
+    with parity_run.locked(folder):
+        parity_run.compute(ours, found, folder)
+    assert "cases are saved already" in capfd.readouterr().out
+    assert all(row.equal for row in rows_of(runs))
 
 
 def test_a_side_that_fails_is_told_with_its_reason(
