@@ -12,7 +12,17 @@ environment() {
     if [ -f "$folder/state" ] && [ "$(cat "$folder/state")" = "$state" ]; then
         return
     fi
-    "$python" -m venv --clear "$folder"
-    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check -e ".[$extras]" "$@"
+    local packages
+    packages=$("$python" -c 'import sys; print(f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages")')
+    if [ "$folder" != .venv ] && [ -f .venv/state ] && [ -d ".venv/$packages/pip" ]; then
+        # Most packages are those of .venv: they are linked or copied from it, pip among them, and pip changes what
+        # differs. It replaces files and does not write into them, so .venv stays as it is.
+        "$python" -m venv --clear --without-pip "$folder"
+        cp -Rl ".venv/$packages/." "$folder/$packages" 2> /dev/null || cp -R ".venv/$packages/." "$folder/$packages"
+    else
+        "$python" -m venv --clear "$folder"
+    fi
+    # Python compiles what it imports; compiling all modules at installation takes longer.
+    "$folder/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check -e ".[$extras]" "$@"
     printf '%s\n' "$state" > "$folder/state"
 }
