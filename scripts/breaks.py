@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +70,13 @@ BREAKS = (
 )
 
 
+def table(rows: Sequence[Break]) -> str:
+    """The rows in Markdown."""
+    lines = ["| what breaks | file | line | becomes | the test's report names |", "|---|---|---|---|---|"]
+    lines += [f"| {row.what} | `{row.file}` | `{row.right}` | `{row.wrong}` | `{row.names}` |" for row in rows]
+    return "\n".join(lines)
+
+
 def report(arguments: list[str], folder: Path) -> tuple[int, str]:
     """Exit status and output of pytest in a copy of the project, which stops at the first failure."""
     done = subprocess.run(
@@ -107,9 +115,7 @@ def main() -> int:
         parser.error(f"no rows {', '.join(sorted(unknown))}; there are {', '.join(row.what for row in BREAKS)}")
     rows = [row for row in BREAKS if not arguments.what or row.what in arguments.what]
     if not arguments.run:
-        print("| what breaks | file | line | becomes | the test's report names |\n|---|---|---|---|---|")
-        for row in rows:
-            print(f"| {row.what} | `{row.file}` | `{row.right}` | `{row.wrong}` | `{row.names}` |")
+        print(table(rows))
         return 0
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "project"

@@ -12,6 +12,10 @@ environment() {
     if [ -f "$folder/state" ] && [ "$(cat "$folder/state")" = "$state" ]; then
         return
     fi
+    if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+        echo "$("$python" --version) is too old: Python 3.11 or newer is needed; PYTHON=/path/to/python3.12 names another" >&2
+        return 1
+    fi
     local packages
     packages=$("$python" -c 'import sys; print(f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages")')
     if [ "$folder" != .venv ] && [ -f .venv/state ] && [ -d ".venv/$packages/pip" ]; then
