@@ -6,8 +6,9 @@ source scripts/environment.sh
 oldest=$(sed -n 's/.*"mlx-vlm>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 environment .venv-oldest "test" "mlx-vlm==$oldest"
 .venv-oldest/bin/python -c "import mlx_vlm, sys; assert mlx_vlm.__version__ == '$oldest', mlx_vlm.__version__"
-# Sizes, pixels and the golden files are the same code whatever mlx-vlm is beside it.
-[ $# -gt 0 ] || set -- --numprocesses 2 --dist loadfile --ignore tests/test_parity_golden.py --ignore tests/test_processor.py \
-    --ignore tests/test_processor_files.py --ignore tests/test_config.py --ignore tests/test_video.py --ignore tests/test_prompt.py \
-    --ignore tests/test_gated_delta.py --ignore tests/test_checkpoint_errors.py
+# Without arguments: what differs between releases of mlx-vlm. `bash scripts/oldest.sh tests` runs everything.
+[ $# -gt 0 ] || set -- --numprocesses 2 --dist loadfile tests/registration/test_table.py tests/test_python_api.py \
+    tests/test_chat.py tests/test_batch_generate.py tests/test_prefix_cache.py tests/test_vision_cache.py \
+    tests/test_commands.py tests/server/test_server_endpoints.py tests/server/test_server_options.py \
+    tests/server/test_server_load.py tests/server/test_server_tools.py tests/generation
 exec .venv-oldest/bin/python -m pytest "$@"

@@ -9,7 +9,7 @@ from typing import Any
 
 from minicpmv46.doctor.findings import Report
 
-OLDEST_PYTHON = (3, 10)
+OLDEST_PYTHON = (3, 11)
 
 # Keys of `--json` beside `ok` and `problems`; null where something could not be looked at.
 KEYS = (

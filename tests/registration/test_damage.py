@@ -34,7 +34,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
     "half": lambda content: content[: len(content) // 2],
     "lines": lambda content: b"".join(content.splitlines(True)[: content.count(b"\n") // 2]) or content[:9],
     "zeros": lambda content: content[: len(content) // 2].ljust(len(content), b"\0"),
-    "encoding": lambda content: content[: len(content) // 2] + b"\xff\xfe" + content[len(content) // 2 :],
+    "encoding": lambda content: content[:9] + b"\xff\xfe" + content[9:],  # in the docstring; a comment could have them
     "empty": lambda content: b"",
     "gone": lambda content: None,
 }
