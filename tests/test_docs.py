@@ -4,14 +4,17 @@ Where they name a checkpoint of the hub, a small one answers; files that they na
 """
 
 import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.running import python
+from support.running import environment, python
 
 from minicpmv46 import demo
 from minicpmv46.limits import Limits
@@ -141,6 +144,21 @@ GENERATE = sorted(
 def test_generate_commands(command: str, desk: Path, folder: Path) -> None:
     done = python(*shlex.split(with_small_models(command))[1:], folder=desk)
     assert done.returncode == 0, done.stderr.decode()
+
+
+SHOWING = sorted({line for page in ("README.md", "docs/use.md") for line in commands(page, "python -m minicpmv46 ")})
+
+
+@pytest.mark.parametrize("command", SHOWING, ids=range(len(SHOWING)))
+def test_showing_commands(command: str, desk: Path, folder: Path) -> None:
+    """In a shell, since they ask the demo for its files."""
+    here = {**environment(), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-c", with_small_models(command)], cwd=desk, env=here, capture_output=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
+    for picture in re.findall(r"-o (\S+)", command):
+        assert (desk / picture).stat().st_size > 1000
 
 
 def test_server_command_has_flags_that_exist(desk: Path, folder: Path) -> None:
