@@ -14,7 +14,6 @@ def test_the_line_is_there(row: Break) -> None:
     source = (ROOT / "minicpmv46" / row.file).read_text(encoding="utf-8")
     assert source.count(row.right) == 1
     compile(source.replace(row.right, row.wrong), row.file, "exec")
-    assert (ROOT / row.test.split()[0]).exists()
 
 
 def test_contributing_has_the_table() -> None:
