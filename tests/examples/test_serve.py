@@ -87,7 +87,7 @@ def test_serve(served: tuple[str, str, str, Path]) -> None:
     )
 
     # The process list shows the command, not the key.
-    listed = subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-ww", "-eo", "args="], capture_output=True, text=True, check=True).stdout
     assert model in listed
     assert key not in listed
 
