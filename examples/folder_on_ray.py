@@ -28,7 +28,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import folder_to_table
 import ray
 import resumable
-from folder_to_table import arguments, items_of, load_reader, read, settings, write_table
+from folder_to_table import arguments, finish, items_of, load_reader, read, settings
 from resumable import Rows, run
 from tqdm import tqdm
 
@@ -82,9 +82,7 @@ def main() -> int:
         return 1
     finally:
         ray.shutdown()
-        write_table(args.output, rows.rows)
-        failed = [row for row in rows.rows if row["error"]]
-        print(f"{args.output}: {len(rows.rows)} rows, {len(failed)} with an error")
+        failed = finish(args.output, rows.rows)
     return 1 if failed else 0
 
 

@@ -144,6 +144,14 @@ def write_table(output: Path, rows: Sequence[dict[str, Any]]) -> None:
     write_whole(output, text)
 
 
+def finish(output: Path, rows: list[dict[str, Any]]) -> int:
+    """Write the table and say where it is; the number of rows with an error."""
+    write_table(output, rows)
+    failed = sum(bool(row["error"]) for row in rows)
+    print(f"{output}: {len(rows)} rows, {failed} with an error")
+    return failed
+
+
 def main() -> int:
     description, example = (__doc__ or "").split("\n\n", 1)
     style = argparse.RawDescriptionHelpFormatter
@@ -168,9 +176,7 @@ def main() -> int:
                     rows.add(read(reader, batch, args))
                     bar.update(len(batch))
     finally:
-        write_table(args.output, rows.rows)
-        failed = [row for row in rows.rows if row["error"]]
-        print(f"{args.output}: {len(rows.rows)} rows, {len(failed)} with an error")
+        failed = finish(args.output, rows.rows)
     return 1 if failed else 0
 
 
