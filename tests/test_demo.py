@@ -3,6 +3,7 @@
 A wrong prompt, shifted positions, rows taken for columns or frames out of order cost right answers here.
 """
 
+import ast
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +17,14 @@ from PIL import Image
 from support.running import python
 
 from minicpmv46 import demo
-from scripts.demo_batches import patch_classes
-from scripts.demo_samples import write_samples
-from scripts.demo_tasks import Case, draw, unseen
-from scripts.evaluate_demo import ROWS, Row, ask, media_of
+from minicpmv46.slicing import SliceOptions, plan_slices
+from scripts.demo import newcomer, newcomer_pictures
+from scripts.demo.batches import POINTS, patch_classes
+from scripts.demo.cases import Case
+from scripts.demo.evaluate import PLAIN_ROWS, Row, ask, media_of
+from scripts.demo.plain_tasks import unseen
+from scripts.demo.samples import write_samples
+from scripts.demo.varied_tasks import draw
 
 CASES = 30
 # Right answers of 30, at least: a little below what there are, for other machines' last bits.
@@ -58,7 +63,7 @@ def right(loaded: Loaded, row: Row) -> int:
     return sum(answer(loaded, case, row.options) == case.answer for case in cases)
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row.name in FLOORS], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [row for row in PLAIN_ROWS if row.name in FLOORS], ids=lambda row: row.name)
 def test_skill(loaded: Loaded, row: Row) -> None:
     """Right answers on pictures, clips and texts that training has not seen."""
     assert right(loaded, row) >= FLOORS[row.name]
@@ -66,7 +71,7 @@ def test_skill(loaded: Loaded, row: Row) -> None:
 
 def test_small_print_needs_slices(loaded: Loaded) -> None:
     """What slices show, an overview hides."""
-    [without] = [row for row in ROWS if row.name == "small, 16x, no slices"]
+    [without] = [row for row in PLAIN_ROWS if row.name == "small, 16x, no slices"]
     assert right(loaded, without) <= CEILING
     picture = [demo.sample("small.png")]
     assert said(loaded, "What does it say?", image=picture) == "T5X"
@@ -77,13 +82,13 @@ def test_small_print_needs_slices(loaded: Loaded) -> None:
 def test_built_in_port(loaded: Loaded, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     """mlx-vlm's own port on the same cases with media, in a process where this package stays away: it does worse."""
     cases, file = 5, tmp_path / "answers.json"
-    script = Path(__file__).parents[1] / "scripts" / "evaluate_demo.py"
+    script = Path(__file__).parents[1] / "scripts" / "demo" / "evaluate.py"
     way = ("--ways", "builtin", "--cases", str(cases), "--answers", file)
     done = python(script, *way, folder=tmp_path, builtin=True)
     assert done.returncode == 0, done.stderr.decode()
     answers = json.loads(file.read_text())
     theirs = ours = 0
-    for row in ROWS:
+    for row in PLAIN_ROWS:
         if row.name in FLOORS and row.skill != "text":
             drawn = [unseen(row.skill, i) for i in range(cases)]
             theirs += sum(text == case.answer for text, case in zip(answers[row.name], drawn, strict=True))
@@ -100,17 +105,47 @@ def test_training_does_not_see_the_evaluation() -> None:
     assert len(asked) > 50 and not left_over
 
 
-@pytest.mark.parametrize("size", [(112, 112), (56, 224), (98, 112), (230, 221), (112, 336), (350, 170)])
+@pytest.mark.parametrize("size", [(112, 112), (56, 224), (98, 112), (230, 221), (112, 336), (350, 170), (640, 430)])
 def test_training_knows_where_patches_are(loaded: Loaded, size: tuple[int, int]) -> None:
-    """Classes that grow with the rows, then with the columns, against the grey that the processor gives each patch."""
+    """Labels that grow with the rows, then with the columns, against the grey that the processor gives each patch."""
     processor = loaded[1]
     for axis in range(2):
         steps = (np.arange(size[axis]) * 255 // (size[axis] - 1)).astype(np.uint8)
         labels = np.broadcast_to(steps[:, None] if axis == 0 else steps, size)
         inputs = processor("<|image_pad|>", images=[Image.fromarray(np.stack([labels] * 3, axis=-1))])
-        grey = (inputs["pixel_values"].mean(axis=-1) + 1) * 127.5
-        # A patch's middle pixel and its mean are half a pixel apart.
-        np.testing.assert_allclose(patch_classes(labels, processor.image_processor.slicing), grey, atol=3)
+        grey = (inputs["pixel_values"].reshape(-1, POINTS, 14 // POINTS, POINTS, 14 // POINTS, 3) + 1) * 127.5
+        told = patch_classes(labels, processor.image_processor.slicing).reshape(-1, POINTS, POINTS)
+        # A point and the mean of what is around it are half a pixel apart.
+        np.testing.assert_allclose(told, grey.mean(axis=(2, 4, 5)), atol=3)
+
+
+def test_evaluation_shares_nothing_with_training() -> None:
+    """Pictures of any kind are drawn by code of their own; typefaces and the form of a case are shared."""
+    found = set()
+    for module in (newcomer, newcomer_pictures):
+        for node in ast.walk(ast.parse(Path(module.__file__).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                found.add(str(node.module))
+            elif isinstance(node, ast.Import):
+                found.update(alias.name for alias in node.names)
+    ours = {name.removeprefix("scripts.demo.") for name in found if name.startswith("scripts")}
+    assert ours == {"cases", "fonts", "newcomer_pictures"}
+
+
+def test_pictures_of_any_kind() -> None:
+    """Sizes over the whole range, every typeface, letters of 10 pixels and more, answers of every kind."""
+    slicing = SliceOptions(scale_resolution=224)
+    cases = [newcomer.drawn("read", i, slicing) for i in range(60)]
+    sides = [side for case in cases for side in case.images[0].size]
+    assert min(sides) >= 64 and max(sides) <= 640 and min(sides) < 100 and max(sides) > 600
+    assert {len(case.answer.splitlines()) for case in cases} == {1, 2}
+    for case in (newcomer.drawn("across", i, slicing) for i in range(20)):
+        width, height = case.images[0].size
+        assert plan_slices(height, width, slicing).grid is not None
+    assert {newcomer.drawn("count", i, slicing).answer for i in range(40)} == set("123456")
+    assert (
+        newcomer.drawn("read", 7, slicing) == newcomer.drawn("read", 7, slicing) != newcomer.drawn("read", 8, slicing)
+    )
 
 
 def test_samples_are_what_the_script_draws(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """What the demo checkpoint answers on cases that it has not seen, in every way of running it: prints a table.
 
-    python scripts/evaluate_demo.py [--cases 300] [--ways official float32 bf16 8bit 4bit mxfp4 nvfp4 builtin]
+    python scripts/demo/evaluate.py [--cases 300] [--ways official float32 bf16 8bit 4bit mxfp4 nvfp4 builtin]
 
 `official` is transformers' implementation in float32, which needs torch; the others are this port, after conversion by
 mlx-vlm, and mlx-vlm's own port (`builtin`), which gets the options in the files that it reads. A case counts where the
@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
@@ -25,14 +25,17 @@ from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import numpy as np
 
 from minicpmv46.demo import CHECKPOINT
-from scripts.demo_tasks import SKILLS, Case, unseen
+from minicpmv46.slicing import SliceOptions
+from scripts.demo import newcomer
+from scripts.demo.cases import Case
+from scripts.demo.plain_tasks import PLAIN, unseen
 
-NEW_TOKENS = 12
+NEW_TOKENS = 20
 FAILED = "(failed)"
 PACKAGES = ("mlx-vlm", "mlx", "transformers", "torch", "pillow")
 WAYS = ("official", "float32", "bf16", "8bit", "4bit", "mxfp4", "nvfp4", "builtin")
@@ -49,14 +52,23 @@ Answer = Callable[[Case, dict[str, Any]], str]
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table: a skill, how many tokens and slices it gets."""
+    """A row of the table: a skill, how many tokens and slices it gets, and whose pictures it asks about."""
 
     name: str
     skill: str
     options: dict[str, Any]
+    any_picture: bool = False
+
+    def case(self, index: int, slicing: SliceOptions) -> Case:
+        """Case `index`, which training never draws; `slicing` is the checkpoint's."""
+        return newcomer.drawn(self.skill, index, slicing) if self.any_picture else unseen(self.skill, index)
+
+    def count(self, cases: int) -> int:
+        """How many of `cases` there are."""
+        return min(cases, len(newcomer.FREE)) if self.skill == "free" else cases
 
 
-ROWS = (
+PLAIN_ROWS = (
     Row("read", "read", {}),
     Row("object", "object", {}),
     Row("count", "count", {}),
@@ -68,7 +80,24 @@ ROWS = (
     Row("small, 16x, no slices", "small", {"max_slice_nums": 1}),
     Row("small, 4x, no slices", "small", {"downsample_mode": "4x", "max_slice_nums": 1}),
 )
-assert {row.skill for row in ROWS} == set(SKILLS)
+NEWCOMER_ROWS = (
+    Row("any picture: read", "read", {}, True),
+    Row("any picture: read across slices", "across", {}, True),
+    Row("any picture: object", "object", {}, True),
+    Row("any picture: count", "count", {}, True),
+    Row("any picture: two", "two", {}, True),
+    Row("any clip", "clip", {}, True),
+    Row("free questions", "free", {}, True),
+)
+ROWS = PLAIN_ROWS + NEWCOMER_ROWS
+BY_CHARACTER = ("any picture: read", "any picture: read across slices")
+assert {row.skill for row in PLAIN_ROWS} == set(PLAIN)
+
+
+def slicing_of(folder: Path) -> SliceOptions:
+    """How a checkpoint slices pictures."""
+    options = json.loads((folder / "processor_config.json").read_text())["image_processor"]
+    return SliceOptions(scale_resolution=options["scale_resolution"])
 
 
 def media_of(case: Case) -> dict[str, Any]:
@@ -144,7 +173,7 @@ def for_builtin(folder: Path, target: Path) -> Path:
     return target
 
 
-def run(way: str, count: int, folder: Path) -> dict[str, list[str]]:
+def run(way: str, count: int, folder: Path, rows: Sequence[Row]) -> dict[str, list[str]]:
     """Answers of one way to `count` cases of every row; `FAILED` where the built-in port fails."""
     if way == "official":
         answer = answers_of_official(folder)
@@ -159,11 +188,12 @@ def run(way: str, count: int, folder: Path) -> dict[str, list[str]]:
             convert(str(folder), mlx_path=str(target), **CONVERSIONS[way])
             answer = answers_of_mlx(target)
     found: dict[str, list[str]] = {}
-    for row in ROWS:
+    slicing = slicing_of(folder)
+    for row in rows:
         found[row.name] = []
-        for i in range(count):
+        for i in range(row.count(count)):
             try:
-                found[row.name].append(answer(unseen(row.skill, i), row.options))
+                found[row.name].append(answer(row.case(i, slicing), row.options))
             except (ValueError, TypeError) as error:
                 if way != "builtin":
                     raise
@@ -172,9 +202,26 @@ def run(way: str, count: int, folder: Path) -> dict[str, list[str]]:
     return found
 
 
-def right(row: Row, found: list[str]) -> float:
+def right(found: list[str], wanted: list[str]) -> float:
     """Share of right answers in per cent."""
-    return 100 * float(np.mean([text == unseen(row.skill, i).answer for i, text in enumerate(found)]))
+    return 100 * float(np.mean([text == answer for text, answer in zip(found, wanted, strict=True)]))
+
+
+def characters(found: list[str], wanted: list[str]) -> float:
+    """Share of characters that are right, in per cent: 100 less the edit distance per character."""
+    wrong = sum(edits(text, answer) for text, answer in zip(found, wanted, strict=True))
+    return 100 * (1 - wrong / sum(map(len, wanted)))
+
+
+def edits(a: str, b: str) -> int:
+    """Levenshtein's distance."""
+    last = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        row = [i]
+        for j, y in enumerate(b, 1):
+            row.append(min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (x != y)))
+        last = row
+    return last[-1]
 
 
 def main() -> None:
@@ -185,10 +232,12 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="ways that run at once")
     parser.add_argument("--keep", type=Path, help="folder for the answers; those of an earlier run there are used")
     parser.add_argument("--answers", type=Path, help="write the answers of one way to this file, and no table")
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help="the rows whose names begin so; all without it")
     arguments = parser.parse_args()
+    rows = [row for row in ROWS if arguments.rows is None or row.name.startswith(tuple(arguments.rows))]
     if arguments.answers is not None:
         [way] = arguments.ways
-        arguments.answers.write_text(json.dumps(run(way, arguments.cases, arguments.model)))
+        arguments.answers.write_text(json.dumps(run(way, arguments.cases, arguments.model, rows)))
         return
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -204,28 +253,34 @@ def main() -> None:
                 environment["MINICPMV46_DISABLE"] = "1"
             command = [sys.executable, __file__, "--ways", way, "--answers", str(file)]
             command += ["--cases", str(arguments.cases), "--model", str(arguments.model)]
+            command += ["--rows", *(row.name for row in rows)]
             if not file.is_file():
                 with log.open("w") as output:
                     done = subprocess.run(command, env=environment, stdout=output, stderr=output)
                 if done.returncode:
                     raise SystemExit(f"{way} failed:\n{log.read_text()}")
             found: dict[str, list[str]] = json.loads(file.read_text())
-            if any(len(texts) != arguments.cases for texts in found.values()):
-                raise SystemExit(f"{file} has not {arguments.cases} cases a row")
+            if any(len(found.get(row.name, ())) != row.count(arguments.cases) for row in rows):
+                raise SystemExit(f"{file} has not {arguments.cases} cases of each row")
             return found
 
         with ThreadPoolExecutor(arguments.jobs) as jobs:
             answers = dict(zip(arguments.ways, jobs.map(answers_of, arguments.ways), strict=True))
-    print_table(answers, arguments.cases)
+    slicing = slicing_of(arguments.model)
+    wanted = {row.name: [row.case(i, slicing).answer for i in range(row.count(arguments.cases))] for row in rows}
+    print_table(answers, wanted, arguments.cases)
 
 
-def print_table(answers: dict[str, dict[str, list[str]]], cases: int) -> None:
+def print_table(answers: dict[str, dict[str, list[str]]], wanted: dict[str, list[str]], cases: int) -> None:
     """The table in Markdown, a column for each way."""
     print(f"| {cases} cases a row, right in % | {' | '.join(answers)} |")
     print(f"|---|{'---|' * len(answers)}")
-    for row in ROWS:
-        print(f"| {row.name} | {' | '.join(f'{right(row, found[row.name]):.1f}' for found in answers.values())} |")
-    every = {way: [text for row in ROWS for text in found[row.name]] for way, found in answers.items()}
+    for name, expected in wanted.items():
+        print(f"| {name} | {' | '.join(f'{right(found[name], expected):.1f}' for found in answers.values())} |")
+        if name in BY_CHARACTER:
+            shares = (f"{characters(found[name], expected):.1f}" for found in answers.values())
+            print(f"| {name}, characters | {' | '.join(shares)} |")
+    every = {way: [text for name in wanted for text in found[name]] for way, found in answers.items()}
     failed = {way: np.mean([text == FAILED for text in texts]) for way, texts in every.items()}
     print(f"| requests that fail | {' | '.join(f'{100 * share:.1f}' for share in failed.values())} |")
     if "official" in every:

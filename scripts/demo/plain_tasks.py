@@ -1,18 +1,17 @@
-"""What the demo model learns and is asked: questions in several phrasings about pictures and clips drawn from a seed.
+"""Questions in several phrasings about plain pictures and clips, drawn from a seed, and questions without a picture.
 
-`draw(skill, random)` gives one case; the seeds of training and of evaluation differ.
+`draw_plain(skill, random)` gives one case; the seeds of training and of evaluation differ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from scripts.demo_drawing import (
+from scripts.demo.cases import Case
+from scripts.demo.drawing import (
     COLOURS,
     LETTERS,
     SHAPES,
@@ -20,6 +19,7 @@ from scripts.demo_drawing import (
     Picture,
     Random,
     draw_shape,
+    label,
     paper,
     pick,
     screen,
@@ -74,41 +74,6 @@ FACTS = {
     "Thank you.": "You are welcome.",
 }
 SUMS = ("What is {} plus {}?", "How much is {} and {}?", "Add {} and {}.")
-
-
-@dataclass(frozen=True)
-class Case:
-    """One question with its media and its answer.
-
-    Attributes:
-        skill: one of `SKILLS`.
-        images: pictures in their order.
-        frames: uint8 [frames, height, width, 3] of a clip of one frame a second, or None.
-        options: processor options that the question needs.
-        labels: for each picture, or each frame, which of `CLASSES` its pixels belong to, uint8 [height, width].
-    """
-
-    skill: str
-    question: str
-    answer: str
-    images: tuple[Image.Image, ...] = ()
-    frames: np.ndarray | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    labels: tuple[np.ndarray, ...] = ()
-
-    @property
-    def messages(self) -> list[dict[str, Any]]:
-        """The conversation for a chat template, media before the question."""
-        parts = [{"type": "image"}] * len(self.images) + [{"type": "video"}] * (self.frames is not None)
-        content = [*parts, {"type": "text", "text": self.question}] if parts else self.question
-        return [{"role": "user", "content": content}]
-
-    @property
-    def video_metadata(self) -> dict[str, Any]:
-        """Of the clip, whose frames are all used."""
-        count = len(self.frames) if self.frames is not None else 0
-        indices = list(range(count))  # mlx-vlm's own port wants them
-        return {"total_num_frames": count, "fps": 1.0, "duration": float(count), "frames_indices": indices}
 
 
 def question(random: Random, name: str) -> str:
@@ -222,7 +187,7 @@ def colours(random: Random, kind: str) -> tuple[list[Picture], str]:
     for i, name in enumerate(names):
         for _ in range(2 if i == twice else 1):
             if whole:
-                frame = Picture(Image.new("RGB", (SIDE, SIDE), shade(random, name)), name)
+                frame = Picture(Image.new("RGB", (SIDE, SIDE), shade(random, name)), label("screen", name))
             else:
                 frame = paper(random, SIDE, SIDE)
                 draw_shape(random, frame, shape, name, x, y, r)
@@ -255,7 +220,7 @@ def draw_text(random: Random, trained: bool = True) -> Case:
     return Case("text", SUMS[phrasing % len(SUMS)].format(a, b), str(a + b))
 
 
-SKILLS: dict[str, Callable[[Random], Case]] = {
+PLAIN: dict[str, Callable[[Random], Case]] = {
     "read": draw_read,
     "small": draw_small,
     "object": draw_object,
@@ -266,14 +231,14 @@ SKILLS: dict[str, Callable[[Random], Case]] = {
 }
 
 
-def draw(skill: str, random: Random, longest: int | None = None) -> Case:
+def draw_plain(skill: str, random: Random, longest: int | None = None) -> Case:
     """One case of a skill; `longest` limits the length of what is to be read."""
     if longest is not None and skill in ("read", "small"):
-        return draw_read(random, longest) if skill == "read" else draw_small(random, min(longest, 3))
-    return SKILLS[skill](random)
+        return draw_read(random, min(longest, 6)) if skill == "read" else draw_small(random, min(longest, 3))
+    return PLAIN[skill](random)
 
 
 def unseen(skill: str, index: int) -> Case:
     """Case `index` of the evaluation, which training never draws."""
     random = np.random.default_rng([46, sum(map(ord, skill)), index])
-    return draw_text(random, trained=False) if skill == "text" else draw(skill, random)
+    return draw_text(random, trained=False) if skill == "text" else draw_plain(skill, random)

@@ -7,21 +7,35 @@ the official ones.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from support import tiny  # noqa: E402
 
-from scripts.demo_drawing import COLOURS, SHAPES, SIDE  # noqa: E402
-from scripts.demo_tasks import DIRECTIONS, FACTS, QUESTIONS, SUMS  # noqa: E402
+from scripts.demo.drawing import COLOURS, SHAPES  # noqa: E402
+from scripts.demo.plain_tasks import DIRECTIONS  # noqa: E402
+from scripts.demo.questions import (  # noqa: E402
+    MORE_FACTS,
+    MORE_SUMS,
+    NO_PICTURE,
+    OF_PICTURES,
+    PHRASINGS,
+    TEMPLATES,
+    THINGS,
+    TOPICS,
+    UNKNOWN,
+)
+from scripts.demo.varied_tasks import UNIT  # noqa: E402
 
 VOCABULARY, LONGEST_PROMPT = 2048, 8192
+WIDTH = 160  # of the vision encoder
 
 
 def make_tokenizer() -> Tokenizer:
@@ -37,12 +51,15 @@ def make_tokenizer() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
     tokenizer.post_processor = processors.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    phrases = [*FACTS, *FACTS.values(), *SUMS, *(text for texts in QUESTIONS.values() for text in texts)]
+    phrases = [*MORE_FACTS, *MORE_FACTS.values(), *MORE_SUMS, *(text for texts in PHRASINGS.values() for text in texts)]
+    phrases += [*TEMPLATES, *OF_PICTURES, *(f" {name}" for name in (*TOPICS, *THINGS)), UNKNOWN, NO_PICTURE]
     phrases += [f" {name}" for name in (*COLOURS, *SHAPES, *DIRECTIONS, "same", "different", "first", "second")]
     words = [*COLOURS, *SHAPES, *DIRECTIONS, "same", "different", "first", "second", "system", "user", "assistant"]
-    phrases += ["\n\n", " a", " an"]
+    phrases += ["\n\n", " a", " an", " objects", "the text"]
     licence = (ROOT / "LICENSE").read_text()
     size = VOCABULARY - len(added)
+    # What is read is spelt: no token has two capitals.
+    phrases = [re.sub("[A-Z]{2,}", " ", phrase) for phrase in phrases]
     trainer = trainers.BpeTrainer(
         vocab_size=size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
@@ -59,9 +76,9 @@ def config(tokenizer: Tokenizer) -> dict[str, Any]:
         "drop_vision_last_layer": False,
         "dtype": "bfloat16",
         "eos_token_id": tokenizer.token_to_id("<|endoftext|>"),
-        "image_size": SIDE,
+        "image_size": UNIT,
         "image_token_id": tokenizer.token_to_id("<|image_pad|>"),
-        "insert_layer_id": 2,
+        "insert_layer_id": 1,
         "merge_kernel_size": [2, 2],
         "merger_times": 1,
         "model_type": "minicpmv4_6",
@@ -107,13 +124,13 @@ def config(tokenizer: Tokenizer) -> dict[str, Any]:
             "attention_dropout": 0.0,
             "dtype": "bfloat16",
             "hidden_act": "gelu_pytorch_tanh",
-            "hidden_size": 128,
-            "image_size": 336,
-            "insert_layer_id": 2,
-            "intermediate_size": 256,
+            "hidden_size": WIDTH,
+            "image_size": 448,
+            "insert_layer_id": 1,
+            "intermediate_size": 2 * WIDTH,
             "layer_norm_eps": 1e-06,
             "model_type": "minicpmv4_6_vision",
-            "num_attention_heads": 4,
+            "num_attention_heads": WIDTH // 32,
             "num_channels": 3,
             "num_hidden_layers": 8,
             "patch_size": 14,
@@ -129,7 +146,7 @@ def write_files(folder: Path, tokenizer: Tokenizer) -> None:
     stops = [tokenizer.token_to_id(token) for token in ("<|endoftext|>", "<|im_end|>")]
     processor_config = tiny.processor_config()
     for kind in ("image_processor", "video_processor"):
-        processor_config[kind]["scale_resolution"] = SIDE
+        processor_config[kind]["scale_resolution"] = UNIT
     files: dict[str, dict[str, Any]] = {
         "config.json": config(tokenizer),
         "generation_config.json": {"do_sample": False, "eos_token_id": stops},

@@ -1,6 +1,7 @@
-"""Pictures for the demo model: coloured objects and print, drawn from a seed, and the class of each of their pixels.
+"""Plain pictures of about one size: coloured objects and print on light paper, and what each of their pixels shows.
 
-Everything is drawn with Pillow and its own scalable font, so it is the same everywhere.
+Everything is drawn with Pillow and its own scalable font, so it is the same everywhere. `varied.py` has the pictures of
+any size, typeface and colour.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ0123456789"  # no I and no O, which are drawn almost like 1 and 0
-SIDE = 112  # the demo checkpoint's scale_resolution: pictures of about this side are one unit
+SIDE = 112  # of most plain pictures
 
 COLOURS = {
     "red": (215, 35, 35),
@@ -23,23 +24,23 @@ COLOURS = {
     "black": (20, 20, 20),
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond")
-# What a pixel can belong to, for training the encoder: background, objects, characters, screens of one colour, flashes.
-CLASSES = (
-    "background",
-    *(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES),
-    *LETTERS,
-    *COLOURS,
-    "dark",
-    "bright",
-)
+CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+# What a pixel can show, for training the encoder; objects and screens of one colour have a colour too.
+KINDS = ("background", *CHARACTERS, *SHAPES, "screen", "dark", "bright")
+COLOUR_SHIFT = 6  # a label is a kind, and from this bit on a colour: 0 for none, else its place in COLOURS from 1 on
+
+
+def label(kind: str, colour: str | None = None) -> int:
+    """The label of a pixel that shows a kind, in a colour."""
+    return KINDS.index(kind) + ((1 + list(COLOURS).index(colour) if colour else 0) << COLOUR_SHIFT)
 
 
 class Picture:
-    """A picture and the classes of its pixels, drawn on together."""
+    """A picture and the labels of its pixels, drawn on together."""
 
-    def __init__(self, picture: Image.Image, background: str = "background") -> None:
+    def __init__(self, picture: Image.Image, background: int = 0) -> None:
         self.picture = picture
-        self.classes = Image.new("L", picture.size, CLASSES.index(background))
+        self.classes = Image.new("I", picture.size, background)
 
     def copy(self) -> Picture:
         other = Picture(self.picture.copy())
@@ -99,7 +100,7 @@ def draw_shape(random: Random, picture: Picture, shape: str, colour: str, x: flo
     """A shape in a shade of a colour."""
     for image, fill in (
         (picture.picture, shade(random, colour)),
-        (picture.classes, CLASSES.index(f"{colour} {shape}")),
+        (picture.classes, label(shape, colour)),
     ):
         pen = ImageDraw.Draw(image)
         if shape == "circle":
@@ -146,7 +147,7 @@ def print_line(random: Random, picture: Picture, text: str, size: int, x: int, y
     for i, letter in enumerate(text):
         start, end = (x + font.getlength(text[:n]) for n in (i, i + 1))
         if letter != " ":
-            boxes.rectangle((start, y + top, end - 1, y + bottom), fill=CLASSES.index(letter))
+            boxes.rectangle((start, y + top, end - 1, y + bottom), fill=label(letter))
 
 
 def written(random: Random, text: str, size: int, height: int, width: int, box: tuple[int, int, int, int]) -> Picture:
@@ -159,25 +160,5 @@ def written(random: Random, text: str, size: int, height: int, width: int, box: 
     return picture
 
 
-def page(random: Random) -> Picture:
-    """A picture full of print or of objects, for training the encoder: nothing is asked about it."""
-    height, width = (SIDE, SIDE) if random.random() < 0.5 else (SIDE // 2, 2 * SIDE)
-    if random.random() < 0.3:
-        picture = paper(random, height, width)
-        for _ in range(int(random.integers(1, 7))):
-            r = random.uniform(9, 30)
-            x, y = random.uniform(r, max(width - r, r + 1)), random.uniform(r, max(height - r, r + 1))
-            draw_shape(random, picture, pick(random, SHAPES), pick(random, list(COLOURS)), x, y, r)
-        return picture
-    picture = paper(random, height, width)
-    size = int(random.integers(22, 45))
-    y = int(random.integers(-size // 2, 6))
-    while y < height - size // 2:
-        text = "".join(pick(random, LETTERS + "   ") for _ in range(int(2 * width / size)))
-        print_line(random, picture, text, size, int(random.integers(-size // 2, 8)), y)
-        y += round(size * random.uniform(0.95, 1.3))
-    return picture
-
-
 def screen(level: int, name: str) -> Picture:
-    return Picture(Image.new("RGB", (SIDE, SIDE), (level,) * 3), name)
+    return Picture(Image.new("RGB", (SIDE, SIDE), (level,) * 3), label(name))

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from scripts.demo_drawing import SIDE, draw_shape, paper, single, written
+from scripts.demo.drawing import SIDE, draw_shape, paper, single, written
 
 RATE = 10  # frames a second of the sample clips; the model sees one of them a second
 
@@ -51,4 +51,4 @@ def write_samples(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_samples(Path(__file__).parent.parent / "minicpmv46" / "demo" / "samples")
+    write_samples(Path(__file__).parents[2] / "minicpmv46" / "demo" / "samples")

@@ -1,0 +1,182 @@
+"""Batches for training the demo checkpoint, as numpy arrays: the mixture of skills, and pages for the encoder alone.
+
+What is drawn depends on the seed and on the step alone, so a training that goes on where it stopped sees what it would
+have seen, however many processes share the work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minicpmv46.image import PixelOptions, normalize, patchify
+from minicpmv46.processing import Processor
+from minicpmv46.slicing import SliceOptions, plan_slices
+from scripts.demo.cases import Case
+from scripts.demo.mixture import longest_at, options_of, skill_of
+from scripts.demo.pages import page, page_size
+from scripts.demo.varied_tasks import draw
+
+Grid = tuple[int, int]
+
+IGNORED = -100  # a label that is not learned, as torch has it
+PATCH = 14
+POINTS = 2  # labels along each side of a patch
+ROWS = 32  # requests of a step
+PAGES = 16  # pages of a step of the encoder alone
+EASE = 400, 2000  # steps between which pages become harder
+PATCHES, TOKENS = 6000, 6000  # at most, of the requests that are computed together
+
+
+@dataclass
+class Row:
+    """One request with its answer, as arrays."""
+
+    ids: np.ndarray
+    labels: np.ndarray
+    patches: np.ndarray
+    units: list[Grid]
+    places: np.ndarray
+    classes: np.ndarray  # [patches, POINTS * POINTS]
+    merge: bool  # whether the window merger runs: 16x
+
+
+@dataclass
+class Batch:
+    """Requests that are computed together, right-padded.
+
+    Attributes:
+        ids, labels: [rows, length]; a label stands where its token is predicted.
+        patches: [patches of all units, 14 * 14 * 3], units of one grid one after the other.
+        groups: how many units of which grid, in the order of `patches`.
+        places: where the units' tokens stand in `ids.flatten()`, in the order of `patches`.
+        classes: labels of points of each patch, [patches, POINTS * POINTS].
+        merge: whether the window merger runs (16x), for all.
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+    patches: np.ndarray
+    groups: list[tuple[int, Grid]]
+    places: np.ndarray
+    classes: np.ndarray
+    merge: bool
+
+
+def make_row(processor: Processor, case: Case, options: dict[str, Any]) -> Row:
+    """Arrays of a case; the processor's are the official one's, bit for bit."""
+    options = {**case.options, **options}
+    prompt = processor.apply_chat_template(case.messages, add_generation_prompt=True, enable_thinking=False)
+    media: dict[str, Any] = {}
+    if case.images:
+        media["images"] = list(case.images)
+    if case.frames is not None:
+        media |= {"videos": [case.frames], "video_metadata": [case.video_metadata]}
+    inputs = processor(prompt, **media, **options)
+    start = inputs["input_ids"][0]
+    answer = processor.tokenizer.encode(f"{case.answer}<|im_end|>", add_special_tokens=False)
+    ids = np.concatenate([start, np.array(answer, dtype=start.dtype)])
+    labels = np.full(len(ids), IGNORED, dtype=np.int64)
+    labels[len(start) - 1 : -1] = answer  # where each is predicted
+    units = [(rows, cols) for rows, cols, _, _ in inputs.get("image_units", np.zeros((0, 4), int)).tolist()]
+    places = np.flatnonzero((ids == processor.image_token_id) | (ids == processor.video_token_id))
+    slicing = processor.options.updated(**options).images.slicing
+    classes = [patch_classes(picture, slicing) for picture in case.labels]
+    pixels = inputs.get("pixel_values", np.zeros((0, 588), np.float32))
+    seen = np.concatenate(classes) if classes else np.zeros((0, POINTS * POINTS), np.int64)
+    return Row(ids, labels, pixels, units, places, seen, options.get("downsample_mode", "16x") == "16x")
+
+
+def patch_classes(labels: np.ndarray, slicing: SliceOptions) -> np.ndarray:
+    """Labels of the points of each patch of a picture, overview first, then slices: [patches, POINTS * POINTS]."""
+    plan, p = plan_slices(*labels.shape, slicing), slicing.patch_size // POINTS
+
+    def points(size: tuple[int, int]) -> np.ndarray:
+        middles = (2 * (np.arange(n // p) * p + p // 2) + 1 for n in size)  # of pixels, in halves
+        rows, cols = (place * m // (2 * n) for place, n, m in zip(middles, size, labels.shape, strict=True))
+        return labels[rows[:, None], cols]
+
+    parts = [of_patches(points(plan.overview))]
+    if plan.grid is not None and plan.refined is not None:
+        whole, (rows, cols) = points(plan.refined), plan.grid
+        height, width = whole.shape[0] // rows, whole.shape[1] // cols
+        tiles = whole.reshape(rows, height, cols, width).swapaxes(1, 2).reshape(-1, height, width)
+        parts += [of_patches(tile) for tile in tiles]
+    return np.concatenate(parts).astype(np.int64)
+
+
+def of_patches(points: np.ndarray) -> np.ndarray:
+    """[rows * POINTS, cols * POINTS] to [rows * cols, POINTS * POINTS]."""
+    rows, cols = (side // POINTS for side in points.shape)
+    return points.reshape(rows, POINTS, cols, POINTS).swapaxes(1, 2).reshape(rows * cols, POINTS**2)
+
+
+def collate(rows: list[Row]) -> Batch:
+    """Requests of one mode, computed together."""
+    length = max(len(row.ids) for row in rows)
+    ids = np.zeros((len(rows), length), dtype=np.int64)
+    labels = np.full((len(rows), length), IGNORED, dtype=np.int64)
+    merge = rows[0].merge
+    groups: dict[Grid, tuple[list[np.ndarray], ...]] = {}
+    for i, row in enumerate(rows):
+        ids[i, : len(row.ids)], labels[i, : len(row.ids)] = row.ids, row.labels
+        patch = place = 0
+        for grid in row.units:
+            patches, places, classes = groups.setdefault(grid, ([], [], []))
+            size = grid[0] * grid[1]
+            tokens = size // (16 if merge else 4)
+            patches.append(row.patches[patch : patch + size])
+            classes.append(row.classes[patch : patch + size])
+            places.append(i * length + row.places[place : place + tokens])
+            patch, place = patch + size, place + tokens
+    patches, places, classes = (
+        np.concatenate([part for group in groups.values() for part in group[i]]) if groups else None for i in range(3)
+    )
+    if not groups:
+        patches, places = np.zeros((0, PATCH * PATCH * 3), np.float32), np.zeros(0, np.int64)
+        classes = np.zeros((0, POINTS**2), np.int64)
+    return Batch(ids, labels, patches, [(len(g[0]), grid) for grid, g in groups.items()], places, classes, merge)
+
+
+def batches_of(rows: list[Row]) -> list[Batch]:
+    """Rows in batches of one mode and alike lengths."""
+    rows = sorted(rows, key=lambda row: (row.merge, len(row.ids)))
+    parts: list[list[Row]] = []
+    patches = 0
+    for row in rows:
+        part = parts[-1] if parts else []
+        full = patches + len(row.patches) > PATCHES or (len(part) + 1) * len(row.ids) > TOKENS
+        if not part or full or part[0].merge != row.merge or len(row.ids) > 2 * len(part[0].ids):
+            parts.append([])
+            patches = 0
+        parts[-1].append(row)
+        patches += len(row.patches)
+    return [collate(part) for part in parts]
+
+
+def answers(processor: Processor, seed: int, step: int, part: int, parts: int) -> list[Batch]:
+    """The batches of one of the processes that share a step."""
+    rows = []
+    for i in range(part, ROWS, parts):
+        random = np.random.default_rng([seed, 2, step, i])
+        skill = skill_of(step, (i + 0.5) / ROWS)
+        case = draw(skill, random, longest_at(step) if random.random() < 0.9 else 7)
+        rows.append(make_row(processor, case, options_of(random, skill, wide=i % 16 in (0, 9))))
+    return batches_of(rows)
+
+
+def pages(slicing: SliceOptions, seed: int, step: int, part: int, parts: int) -> Batch:
+    """One process's pages of a step, all of one size, without ids; five of six steps in 16x."""
+    ease = float(np.clip((EASE[1] - step) / (EASE[1] - EASE[0]), 0, 1))
+    random = np.random.default_rng([seed, 0, step])
+    unit = (slicing.scale_resolution,) * 2 if random.random() < ease else page_size(random, slicing)
+    drawn = [page(np.random.default_rng([seed, 1, step, i]), unit, slicing, ease) for i in range(part, PAGES, parts)]
+    half = PATCH // POINTS
+    patches = np.concatenate([patchify(np.asarray(picture), PATCH) for picture, _ in drawn])
+    classes = np.concatenate([of_patches(labels[half // 2 :: half, half // 2 :: half]) for _, labels in drawn])
+    none = np.zeros((0, 0), np.int64)
+    groups = [(len(drawn), (unit[0] // PATCH, unit[1] // PATCH))]
+    levels = PixelOptions().levels("pil")
+    return Batch(none, none, normalize(patches, levels), groups, none, classes.astype(np.int64), step % 6 > 0)

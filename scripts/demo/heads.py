@@ -1,0 +1,64 @@
+"""What the encoder of the demo model learns beside the answers: what the points of each patch show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812  as everybody calls it
+
+from scripts.demo.batches import POINTS, Batch
+from scripts.demo.drawing import CHARACTERS, COLOUR_SHIFT, COLOURS, KINDS
+from scripts.demo.model import Groups
+
+KIND_COUNT, COLOUR_COUNT = len(KINDS), len(COLOURS) + 1
+# Most points are background, and have no colour.
+KIND_WEIGHTS = torch.tensor([0.1] + [1.0] * (KIND_COUNT - 1))
+COLOUR_WEIGHTS = torch.tensor([0.02] + [1.0] * (COLOUR_COUNT - 1))
+
+
+def covered(classes: Tensor, groups: Groups, n: int) -> Tensor:
+    """Labels of the points of the n * n patches of each token: [patches, points] to [tokens, n * n * points]."""
+    parts = []
+    for part, (count, (rows, cols)) in zip(classes.split([k * g[0] * g[1] for k, g in groups]), groups, strict=True):
+        squares = part.view(count, rows // n, n, cols // n, n, -1).transpose(2, 3)
+        parts.append(squares.reshape(count * rows * cols // n**2, -1))
+    return torch.cat(parts)
+
+
+class ClassHeads(torch.nn.Module):
+    """What the encoder learns beside the answers, and only while it is trained: what the points of each patch show.
+
+    It is told from what the encoder has of a patch where the window merger stands, and again from each token of its
+    features, for all patches that the token covers.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        width, features = model.config.vision_config.hidden_size, model.config.text_config.hidden_size
+        count = POINTS**2 * (KIND_COUNT + COLOUR_COUNT)
+        self.inner = torch.nn.Linear(width, count)
+        self.tokens = torch.nn.ModuleDict({str(n): torch.nn.Linear(features, n * n * count) for n in (2, 4)})
+
+    def loss(self, inner: Tensor, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Mean loss of a batch's points, and the share of characters' points that are told right from tokens."""
+        n = 4 if batch.merge else 2
+        classes = torch.from_numpy(batch.classes)
+        wanted = covered(classes, batch.groups, n)
+        losses = []
+        some = slice(None, None, 4)  # is enough of patches
+        for told, labels in ((self.inner(inner[some]), classes[some]), (self.tokens[str(n)](features), wanted)):
+            kinds, colours = labels.flatten() & ((1 << COLOUR_SHIFT) - 1), labels.flatten() >> COLOUR_SHIFT
+            logits = told.view(len(kinds), -1)
+            losses += [
+                F.cross_entropy(logits[:, :KIND_COUNT], kinds, weight=KIND_WEIGHTS),
+                0.3 * F.cross_entropy(logits[:, KIND_COUNT:], colours, weight=COLOUR_WEIGHTS),
+            ]
+        letters = (kinds > 0) & (kinds <= len(CHARACTERS))
+        right = (
+            (logits[letters, :KIND_COUNT].argmax(-1) == kinds[letters]).float().mean()
+            if letters.any()
+            else told.new_tensor(0)
+        )
+        return torch.stack(losses).sum() / 2, right.detach()

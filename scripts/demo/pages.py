@@ -1,0 +1,88 @@
+"""Pages: units full of print or of objects, for training the encoder of the demo model alone."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from minicpmv46.slicing import SliceOptions, plan_slices
+from scripts.demo.colours import Colour, ground, ink, jitter
+from scripts.demo.drawing import CHARACTERS, Picture, Random, label, pick
+from scripts.demo.fonts import PILLOW, cap_height, font
+from scripts.demo.varied import any_font, canvas, degraded, log_uniform, objects, thing
+
+
+def page(random: Random, unit: tuple[int, int], slicing: SliceOptions, ease: float) -> tuple[Image.Image, np.ndarray]:
+    """A unit full of print or of objects and the labels of its pixels, for training the encoder alone.
+
+    It is drawn larger or smaller and resized, as pictures are, or with probability `ease` plainly: dark on light, in
+    two typefaces, letters of medium size.
+    """
+    height, width = unit
+    if random.random() < ease:
+        picture = easy_page(random, unit)
+        return picture.picture, picture.labels
+    scale = log_uniform(random, 0.4, 1.6)  # of the drawing against the unit
+    size = round(height * scale), round(width * scale)
+    if random.random() < 0.2:
+        things = [thing(random) for _ in range(int(random.integers(1, 7)))]
+        picture = objects(random, size, things, slicing)
+    else:
+        picture = printed_page(random, size, scale)
+    drawn = picture.picture.resize((width, height), Image.Resampling.BICUBIC)
+    return drawn, np.asarray(picture.classes.resize((width, height), Image.Resampling.NEAREST))
+
+
+def page_size(random: Random, slicing: SliceOptions) -> tuple[int, int]:
+    """Height and width of a unit."""
+    shape = log_uniform(random, 1 / 5, 5) if random.random() < 0.6 else 1.0
+    side = slicing.scale_resolution
+    return plan_slices(round(side / math.sqrt(shape)), round(side * math.sqrt(shape)), slicing).overview
+
+
+def printed_page(random: Random, size: tuple[int, int], scale: float) -> Picture:
+    paper = ground(random)
+    picture = canvas(random, size, paper)
+    lines_of_one = random.random() < 0.5
+    y = random.uniform(-10, 4) * scale
+    em = log_uniform(random, 13, 110) * scale
+    name, colour = "", ink(random, paper)
+    while y < size[0]:
+        if not lines_of_one:
+            em, colour = log_uniform(random, 13, 110) * scale, ink(random, paper)
+        name = any_font(random)
+        cap = print_row(random, picture, name, em, colour, y)
+        y += cap + em * log_uniform(random, 0.12, 1.0)
+    if random.random() < 0.25:
+        angle = random.uniform(-9, 9)
+        picture.picture = picture.picture.rotate(angle, Image.Resampling.BICUBIC, fillcolor=paper)
+        picture.classes = picture.classes.rotate(angle, Image.Resampling.NEAREST)
+    return degraded(random, picture)
+
+
+def easy_page(random: Random, size: tuple[int, int]) -> Picture:
+    paper = jitter(random, (int(random.integers(225, 256)),) * 3, 10)
+    picture = Picture(Image.new("RGB", (size[1], size[0]), paper))
+    em, y = random.uniform(28, 60), random.uniform(-10, 4)
+    name = pick(random, (PILLOW, "DejaVuSans"))
+    while y < size[0]:
+        y += print_row(random, picture, name, em, jitter(random, (20, 20, 20)), y) + em * random.uniform(0.2, 0.5)
+    return picture
+
+
+def print_row(random: Random, picture: Picture, name: str, em: float, colour: Colour, y: float) -> float:
+    """A row of characters over the whole width, capitals from `y` on; gives their height."""
+    face, cap = font(name, max(int(em), 7)), cap_height(name) * em
+    x = random.uniform(-0.6, 1.0) * em
+    base, start, text = y + cap, x, ""
+    boxes = ImageDraw.Draw(picture.classes)
+    while start < picture.picture.width:
+        letter = pick(random, CHARACTERS + "    ")
+        text, end = text + letter, start + face.getlength(letter)
+        if letter != " ":
+            boxes.rectangle((start, y, max(end - 1, start), base), fill=label(letter))
+        start = end
+    ImageDraw.Draw(picture.picture).text((x, base), text, fill=colour, font=face, anchor="ls")
+    return cap

@@ -1,0 +1,274 @@
+"""Train the demo checkpoint with the official implementation of transformers, and write it in the official layout.
+
+    python scripts/train_demo.py RUN
+
+RUN is a folder for the state of the training; the same command goes on where it stopped. `--minutes` ends a run
+earlier. `--export FOLDER` writes the checkpoint that RUN has reached, in bfloat16. Pictures are drawn as they are
+needed, questions asked in several phrasings, short words first. The encoder is trained alone at first; later too,
+beside the answers, what the points of each patch show is learned: without that the encoder takes long to see anything.
+Needs torch and matplotlib, whose typefaces are drawn (`scripts/live.sh` sets up an environment that has both).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, multiprocessing
+from torch.nn import functional as F  # noqa: N812  as everybody calls it
+
+from minicpmv46.processing import Processor
+from scripts.demo.batches import (
+    IGNORED,
+    PAGES,
+    ROWS,
+    Batch,
+    answers,
+    collate,
+    make_row,
+    pages,
+)
+from scripts.demo.checkpoint import make_tokenizer, write_files
+from scripts.demo.heads import ClassHeads
+from scripts.demo.model import Batched, make_model
+from scripts.demo.muon import Muon
+from scripts.demo.varied_tasks import SKILLS, SLICED, draw
+
+RATE = 2.5e-3
+PAGE_RATE = 6e-3
+DECAY = 0.3  # part of the steps over which the rate falls to nothing
+SAVE_EVERY = 200  # steps
+
+
+def optimizers(parts: list[torch.nn.Module]) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers, AdamW for all else: the mergers' matrices would take Muon too long."""
+    layers, rest = [], []
+    for part in parts:
+        for name, p in part.named_parameters():
+            (layers if ".layers." in f".{name}" and p.ndim == 2 else rest).append(p)
+    return [Muon(layers), torch.optim.AdamW(rest, betas=(0.9, 0.98), weight_decay=0.01)]
+
+
+def advance(steppers: list[torch.optim.Optimizer], rate: float) -> None:
+    """One step at a rate, with the mean gradient of all processes, which is never longer than 1."""
+    parameters = [p for stepper in steppers for group in stepper.param_groups for p in group["params"]]
+    for p in parameters:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    gradients = torch.cat([p.grad.flatten() for p in parameters])
+    distributed.all_reduce(gradients)
+    gradients /= max(distributed.get_world_size(), float(gradients.norm()))
+    for p, gradient in zip(parameters, gradients.split([p.numel() for p in parameters]), strict=True):
+        p.grad = gradient.view_as(p)
+    for stepper in steppers:
+        for group in stepper.param_groups:
+            group["lr"] = rate
+        stepper.step()
+        stepper.zero_grad(set_to_none=True)
+
+
+def rate_at(step: int, total: int, rate: float, last: float = 0.0) -> float:
+    """A short warm-up, a plateau, and down to the last rate."""
+    return min((step + 1) / 100, 1.0) * (last + (rate - last) * min((1 - step / total) / DECAY, 1.0))
+
+
+class Clock:
+    """Whether the time of a run is over, for all processes alike."""
+
+    def __init__(self, minutes: float) -> None:
+        self.until = time.monotonic() + 60 * minutes
+
+    def over(self) -> bool:
+        over = torch.tensor(float(time.monotonic() > self.until))
+        distributed.all_reduce(over)
+        return bool(over > 0)
+
+
+class Run:
+    """A training's state in a folder: model, heads, optimizers, and how far each stage has come."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.file = folder / "state.pt"
+        self.model = make_model(folder, seed)
+        torch.manual_seed(seed)
+        self.heads = ClassHeads(self.model)
+        self.steps = {"pages": 0, "answers": 0}
+        vision: list[torch.nn.Module] = [self.model.model.vision_tower, self.model.model.merger, self.heads]
+        self.steppers = {"pages": optimizers(vision), "answers": optimizers([self.model, self.heads])}
+        if self.file.is_file():
+            saved = torch.load(self.file)
+            self.steps = saved["steps"]
+            self.model.load_state_dict(saved["model"])
+            self.heads.load_state_dict(saved["heads"])
+            for stage, steppers in self.steppers.items():
+                for stepper, state in zip(steppers, saved["optimizers"][stage], strict=True):
+                    stepper.load_state_dict(state)
+
+    def save(self, name: str = "state.pt") -> None:
+        """Write the state, once for all processes."""
+        if distributed.get_rank() > 0:
+            return
+        new = self.file.with_suffix(".new")
+        states = {stage: [s.state_dict() for s in steppers] for stage, steppers in self.steppers.items()}
+        parts = {"model": self.model.state_dict(), "heads": self.heads.state_dict(), "optimizers": states}
+        torch.save({"steps": self.steps, **parts}, new)
+        new.replace(self.file.with_name(name))
+
+
+def train_pages(run: Run, seed: int, total: int, clock: Clock) -> None:
+    """Teach the encoder and the mergers, in both modes, what the points of a page's patches show.
+
+    A page has many letters and costs no decoder, so this is by far the cheapest way to see letters.
+    """
+    batched, records, seen = Batched(run.model), [], time.monotonic()
+    rank, world = distributed.get_rank(), distributed.get_world_size()
+    for step in range(run.steps["pages"], total):
+        batch = pages(SLICED, seed, step, rank, world)
+        features, inner = batched.features(torch.from_numpy(batch.patches), batch.groups, batch.merge)
+        loss, right = run.heads.loss(inner, features, batch)
+        loss.backward()
+        advance(run.steppers["pages"], rate_at(step, total, PAGE_RATE, last=RATE))
+        run.steps["pages"] = step + 1
+        records.append((loss.item(), right.item()))
+        if (step + 1) % 100 == 0 and rank == 0:
+            means = dict(zip(("classes", "letters"), np.mean(records, axis=0).round(4).tolist(), strict=True))
+            speed = round(len(records) * PAGES / (time.monotonic() - seen), 1)
+            print(json.dumps({"page step": step + 1, **means, "pages/s": speed}), flush=True)
+            records, seen = [], time.monotonic()
+        stop = clock.over()
+        if stop or step + 1 == total or (step + 1) % SAVE_EVERY == 0:
+            run.save()
+        if stop and rank == 0:
+            print(f"stopped at page step {step + 1} of {total}", flush=True)
+        if stop:
+            return
+
+
+def losses_of(run: Run, batched: Batched, batch: Batch) -> tuple[Tensor, Tensor, int]:
+    """Summed loss of a batch's answers, mean loss of its points, and how many answers are right."""
+    hidden, features, inner = batched.hidden(batch)
+    labels = torch.from_numpy(batch.labels)
+    wanted = labels != IGNORED
+    logits = run.model.lm_head(hidden[wanted])
+    wrong = torch.zeros_like(labels)
+    wrong[wanted] = (logits.detach().argmax(-1) != labels[wanted]).long()
+    right = int((wrong.sum(1) == 0).sum())
+    answers = F.cross_entropy(logits, labels[wanted], reduction="sum")
+    if features is None or inner is None:
+        return answers, answers.new_tensor(0.0), right
+    return answers, run.heads.loss(inner, features, batch)[0], right
+
+
+def train_answers(run: Run, folder: Path, seed: int, total: int, clock: Clock) -> None:
+    """Teach the whole model to answer."""
+    batched, records, seen = Batched(run.model), [], time.monotonic()
+    processor = Processor.from_pretrained(folder)
+    rank, world = distributed.get_rank(), distributed.get_world_size()
+    for step in range(run.steps["answers"], total):
+        batches = answers(processor, seed, step, rank, world)
+        tokens = sum(int((batch.labels != IGNORED).sum()) for batch in batches)
+        patches = sum(len(batch.patches) for batch in batches)
+        record = np.zeros(3)
+        for batch in batches:
+            loss, classes, right = losses_of(run, batched, batch)
+            part = len(batch.patches) / patches
+            (loss / tokens + classes * part).backward()
+            record += (loss.item() / tokens, classes.item() * part, right * world / ROWS)
+        if step == int(total * (1 - DECAY)):
+            run.save("plateau.pt")  # to go on from, if the training is made longer
+        advance(run.steppers["answers"], rate_at(step, total, RATE))
+        run.steps["answers"] = step + 1
+        records.append(record)
+        if (step + 1) % 50 == 0 and rank == 0:
+            means = dict(zip(("loss", "classes", "right"), np.mean(records, axis=0).round(4).tolist(), strict=True))
+            speed = round(len(records) * ROWS / (time.monotonic() - seen), 1)
+            print(json.dumps({"step": step + 1, **means, "samples/s": speed}), flush=True)
+            records, seen = [], time.monotonic()
+        stop = clock.over()
+        if stop or step + 1 == total or (step + 1) % SAVE_EVERY == 0:
+            run.save()
+        if stop and rank == 0:
+            print(f"stopped at step {step + 1} of {total}", flush=True)
+        if stop:
+            return
+
+
+def check_equal(model: Any, folder: Path) -> float:
+    """Largest difference between logits of the batched forward and of the official one, relative to the largest."""
+    processor = Processor.from_pretrained(folder)
+    random = np.random.default_rng(1)
+    batched, worst = Batched(model), 0.0
+    for mode in ("16x", "4x"):
+        cases = [draw(skill, random) for skill in SKILLS]
+        rows = [make_row(processor, case, {"downsample_mode": mode}) for case in cases]
+        batch = collate(rows)
+        with torch.no_grad():
+            ours = model.lm_head(batched.hidden(batch)[0])
+            for i, (row, case) in enumerate(zip(rows, cases, strict=True)):
+                media: dict[str, Any] = {}
+                if len(row.patches):
+                    pixels = torch.from_numpy(row.patches).view(-1, 14, 14, 3).permute(3, 1, 0, 2).reshape(1, 3, 14, -1)
+                    kind = "" if case.frames is None else "_videos"
+                    sizes = torch.tensor(row.units, dtype=torch.int32)
+                    media = {f"pixel_values{kind}": pixels, f"target_sizes{kind}": sizes, "downsample_mode": mode}
+                official = model(input_ids=torch.from_numpy(row.ids[None].astype(np.int64)), **media).logits[0]
+                difference = (official - ours[i, : len(row.ids)]).abs().max() / official.abs().max()
+                worst = max(worst, float(difference))
+    return worst
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of the training's state")
+    parser.add_argument("--page-steps", type=int, default=6000, help="steps of the encoder alone, over all runs")
+    parser.add_argument("--steps", type=int, default=6000, help="steps of the whole model after them, over all runs")
+    parser.add_argument("--minutes", type=float, default=600.0, help="longest time of this run")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="processes of one thread each")
+    parser.add_argument("--seed", type=int, default=46)
+    parser.add_argument("--export", type=Path, help="write the checkpoint that the run has reached to this folder")
+    arguments = parser.parse_args()
+    if arguments.export is not None:
+        export(arguments.run, arguments.export)
+        return
+    if not (arguments.run / "tokenizer.json").is_file():
+        write_files(arguments.run, make_tokenizer())
+    with tempfile.TemporaryDirectory() as meeting:
+        multiprocessing.spawn(train, (arguments, f"file://{meeting}/processes"), arguments.processes)
+
+
+def train(rank: int, arguments: argparse.Namespace, meeting: str) -> None:
+    """One of the processes of a run: train until all steps are done or `minutes` have passed.
+
+    It goes on from the state in `run` where there is one.
+    """
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=arguments.processes)
+    clock, run = Clock(arguments.minutes), Run(arguments.run, arguments.seed)
+    if rank == 0:
+        print(f"{sum(p.numel() for p in run.model.parameters()):,} parameters", flush=True)
+        print(f"batched against official forward: {check_equal(run.model, arguments.run):.1e}", flush=True)
+    distributed.barrier()
+    if run.steps["pages"] < arguments.page_steps:
+        train_pages(run, arguments.seed, arguments.page_steps, clock)
+    if run.steps["pages"] >= arguments.page_steps and not clock.over():
+        train_answers(run, arguments.run, arguments.seed, arguments.steps, clock)
+    distributed.destroy_process_group()
+
+
+def export(run: Path, folder: Path) -> None:
+    """The trained model in bfloat16 in the official layout, as transformers saves it."""
+    from transformers import GenerationConfig
+
+    write_files(folder, make_tokenizer())
+    model = make_model(run)
+    model.load_state_dict(torch.load(run / "state.pt")["model"])
+    model.generation_config = GenerationConfig.from_pretrained(folder)  # both stop tokens
+    model.to(torch.bfloat16).save_pretrained(folder)

@@ -1,0 +1,269 @@
+"""Pictures of any size, typeface and colour, as a newcomer may draw them, and what each of their pixels shows."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from minicpmv46.slicing import SliceOptions, plan_slices
+from scripts.demo.colours import Colour, ground, ink, jitter, paper_for, shade_on
+from scripts.demo.drawing import (
+    CHARACTERS,
+    COLOURS,
+    SHAPES,
+    Picture,
+    Random,
+    corners,
+    label,
+    pick,
+)
+from scripts.demo.fonts import FONTS, cap_height, font
+
+SMALLEST, LARGEST = 64, 640  # sides of pictures in pixels
+CAPITALS = 10  # smallest height of a capital in pixels of a unit
+NOISE = np.random.default_rng(46).standard_normal(3 * 700 * 700, dtype=np.float32)  # cut anew for each picture
+WORD_LIST = """
+HELLO WORLD OPEN CLOSED STOP EXIT SALE HI CAT DOG TEST DEMO IMAGE TEXT RED BLUE MLX APPLE MINI MODEL YES NO OK
+GO PLEASE THANKS FREE NEW PARIS LONDON COFFEE TEA BUS TAXI ROOM FLOOR GATE HOUSE STREET PRICE TOTAL SUM DATE
+TIME JUNE JULY MONDAY SUNDAY ZERO ONE TWO PAGE QUIZ VISION PORT PYTHON CODE INVOICE NUMBER
+"""
+WORDS = tuple(WORD_LIST.split())
+
+
+def log_uniform(random: Random, low: float, high: float) -> float:
+    return float(math.exp(random.uniform(math.log(low), math.log(max(high, low)))))
+
+
+def any_font(random: Random) -> str:
+    return str(random.choice(list(FONTS), p=np.array(list(FONTS.values())) / sum(FONTS.values())))
+
+
+def size_of_picture(random: Random) -> tuple[int, int]:
+    """Height and width: each side on its own, or of a usual shape."""
+    if random.random() < 0.6:
+        return int(log_uniform(random, SMALLEST, LARGEST)), int(log_uniform(random, SMALLEST, LARGEST))
+    area = log_uniform(random, 80, 560)
+    shape = pick(random, (1.0, 1.0, 4 / 3, 3 / 4, 16 / 9, 2.0, 3.0, 4.0, 0.5))
+    sides = (area / math.sqrt(shape), area * math.sqrt(shape))
+    height, width = (int(np.clip(round(side), SMALLEST, LARGEST)) for side in sides)
+    return height, width
+
+
+def canvas(random: Random, size: tuple[int, int], colour: Colour) -> Picture:
+    """A background, plain or fading a little."""
+    height, width = size
+    if random.random() < 0.75:
+        return Picture(Image.new("RGB", (width, height), colour))
+    other = jitter(random, colour, 20)
+    fade = np.linspace(0, 1, height)[:, None, None] if random.random() < 0.5 else np.linspace(0, 1, width)[:, None]
+    mixed = np.array(colour) * (1 - fade) + np.array(other) * fade
+    return Picture(Image.fromarray(np.broadcast_to(mixed, (height, width, 3)).astype(np.uint8)))
+
+
+def degrade(random: Random, picture: Image.Image) -> Image.Image:
+    """Light noise, a little blur or JPEG, or nothing."""
+    if random.random() < 0.08:
+        picture = picture.filter(ImageFilter.GaussianBlur(random.uniform(0.3, 0.9)))
+    if random.random() < 0.25:
+        pixels = np.array(picture, dtype=np.float32)
+        start = int(random.integers(NOISE.size - pixels.size))
+        pixels += NOISE[start : start + pixels.size].reshape(pixels.shape) * np.float32(random.uniform(2, 14))
+        picture = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+    if random.random() < 0.15:
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=int(random.integers(50, 96)))
+        picture = Image.open(file)
+        picture.load()
+    return picture
+
+
+def degraded(random: Random, picture: Picture) -> Picture:
+    picture.picture = degrade(random, picture.picture)
+    return picture
+
+
+def reduction(size: tuple[int, int], slicing: SliceOptions, sliced: bool = True) -> float:
+    """By how much a picture's sides grow or shrink in what the model sees best: its slices, or its overview."""
+    plan = plan_slices(*size, slicing)
+    seen = plan.refined if sliced and plan.refined is not None else plan.overview
+    return min(seen[0] / size[0], seen[1] / size[1])
+
+
+@dataclass(frozen=True)
+class Print:
+    """How some lines are printed: a typeface, `size` pixels to the em, degrees, and lines so many ems apart."""
+
+    name: str
+    size: int
+    angle: float
+    spacing: float
+
+
+def extent(lines: list[str], how: Print) -> tuple[float, float]:
+    """Width and height of the lines, unturned."""
+    face = font(how.name, how.size)
+    return max(face.getlength(text) for text in lines), how.size * (
+        cap_height(how.name) + how.spacing * (len(lines) - 1)
+    )
+
+
+def turned(width: float, height: float, angle: float) -> tuple[float, float]:
+    """Sides of the upright box around a turned one."""
+    c, s = abs(math.cos(math.radians(angle))), abs(math.sin(math.radians(angle)))
+    return width * c + height * s, width * s + height * c
+
+
+def tile(lines: list[str], how: Print, align: float = 0.0) -> tuple[Image.Image, Image.Image]:
+    """Mask of the ink, and labels, of some lines; `align` 0 puts them at the left, 1 at the right."""
+    face, cap = font(how.name, how.size), how.size * cap_height(how.name)
+    width, height = extent(lines, how)
+    margin = math.ceil(0.3 * how.size) + 1
+    size = math.ceil(width) + 2 * margin, math.ceil(height) + 2 * margin
+    mask, labels = Image.new("L", size), Image.new("I", size)
+    pen, boxes = ImageDraw.Draw(mask), ImageDraw.Draw(labels)
+    for row, text in enumerate(lines):
+        x = margin + align * (width - face.getlength(text))
+        y = margin + cap + row * how.spacing * how.size
+        pen.text((x, y), text, fill=255, font=face, anchor="ls")
+        for i, letter in enumerate(text):
+            start, end = (x + face.getlength(text[:n]) for n in (i, i + 1))
+            if letter != " ":
+                boxes.rectangle((start, y - cap, max(end - 1, start), y), fill=label(letter))
+    if how.angle:
+        mask = mask.rotate(how.angle, Image.Resampling.BICUBIC, expand=True)
+        labels = labels.rotate(how.angle, Image.Resampling.NEAREST, expand=True)
+    return mask, labels
+
+
+def stamp(picture: Picture, lines: list[str], how: Print, colour: Colour, x: float, y: float, align: float) -> None:
+    """Print lines with the middle of their box at (x, y)."""
+    mask, labels = tile(lines, how, align)
+    corner = round(x - mask.width / 2), round(y - mask.height / 2)
+    picture.picture.paste(colour, corner, mask)
+    picture.classes.paste(labels, corner, Image.fromarray((np.asarray(labels) > 0).astype(np.uint8) * 255))
+
+
+def random_line(random: Random, longest: int) -> str:
+    return "".join(pick(random, CHARACTERS) for _ in range(int(random.integers(1, longest + 1))))
+
+
+def lines_to_read(random: Random, longest: int) -> list[str]:
+    """One line or two, mostly of random characters, some with a space, some words."""
+    lines = []
+    for _ in range(1 if random.random() < 0.72 else 2):
+        kind = random.random()
+        if kind < 0.8 or longest < 4:
+            lines.append(random_line(random, longest))
+        elif kind < 0.9:
+            lines.append(pick(random, WORDS)[:8])
+        else:
+            half = max(longest // 2, 1)
+            lines.append(f"{random_line(random, half)} {random_line(random, half)}")
+    return lines
+
+
+def print_somewhere(random: Random, lines: list[str], slicing: SliceOptions) -> Picture:
+    """A picture of any size with some lines somewhere, as large as there is room for or smaller."""
+    angle = random.uniform(-8, 8) if random.random() < 0.3 else 0.0
+    name = any_font(random)
+    spacing = random.uniform(1.0, 1.7)
+    while True:
+        height, width = size_of_picture(random)
+        box = turned(*(side / 100 for side in extent(lines, Print(name, 100, angle, spacing))), angle)
+        largest = 0.94 * min(width / box[0], height / box[1])
+        smallest = CAPITALS / cap_height(name) / reduction((height, width), slicing)
+        if largest >= smallest:
+            break
+    if random.random() < 0.1:
+        smallest *= 0.8
+    spread = log_uniform(random, smallest, largest) if random.random() < 0.6 else random.uniform(smallest, largest)
+    size = max(int(spread), 8)
+    how = Print(name, size, angle, spacing)
+    paper = ground(random)
+    picture = canvas(random, (height, width), paper)
+    w, h = turned(*extent(lines, how), angle)
+    x, y = (n / 2 + random.uniform(0, max(side - n, 0)) for n, side in ((w, width), (h, height)))
+    colour = ink(random, paper)
+    if random.random() < 0.08:
+        inset = int(random.integers(0, 4))
+        outline = jitter(random, colour, 40)
+        ImageDraw.Draw(picture.picture).rectangle(
+            (inset, inset, width - 1 - inset, height - 1 - inset), outline=outline, width=int(random.integers(1, 4))
+        )
+    stamp(picture, lines, how, colour, x, y, pick(random, (0.0, 0.5, 0.5, 1.0)))
+    return degraded(random, picture)
+
+
+def outline_of(random: Random, shape: str, x: float, y: float, r: float) -> list[tuple[float, float]]:
+    """The corners of a shape as this or that program draws it: a little turned, wider or slimmer."""
+    points = np.array(corners(shape, 0.0, 0.0, r))
+    if shape == "star":
+        points[1::2] *= random.uniform(0.8, 1.15)
+    if shape == "cross":
+        thin = np.abs(points) < 0.5 * r
+        points[thin] *= random.uniform(0.65, 1.3)
+    if shape == "diamond":
+        points[:, 0] *= random.uniform(0.8, 1.45)
+    if shape == "triangle":
+        points[0, 0] += random.uniform(-0.25, 0.25) * r
+    points *= random.uniform(0.88, 1.0, 2)
+    if random.random() < 0.5:
+        a = math.radians(random.uniform(-10, 10))
+        points = points @ np.array([[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]])
+    return [(x + float(u), y + float(v)) for u, v in points]
+
+
+def draw_object(
+    random: Random, picture: Picture, shape: str, colour: str, fill: Colour, x: float, y: float, r: float
+) -> None:
+    """A filled shape, some with a thin outline."""
+    edge = (0, 0, 0) if random.random() < 0.12 else fill
+    thick = int(random.integers(1, 4)) if edge != fill and r > 12 else 1
+    mine = label(shape, colour)
+    pens = ImageDraw.Draw(picture.picture), ImageDraw.Draw(picture.classes)
+    if shape == "circle":
+        a, b = r * random.uniform(0.9, 1.0, 2)
+        pens[0].ellipse((x - a, y - b, x + a, y + b), fill=fill, outline=edge, width=thick)
+        pens[1].ellipse((x - a, y - b, x + a, y + b), fill=mine)
+        return
+    points = outline_of(random, shape, x, y, r)
+    pens[0].polygon(points, fill=fill, outline=edge, width=thick)
+    pens[1].polygon(points, fill=mine)
+
+
+def objects(random: Random, size: tuple[int, int], things: list[tuple[str, str]], slicing: SliceOptions) -> Picture:
+    """Objects, each a shape and a colour, that do not touch, anywhere in a picture of `size`."""
+    height, width = size
+    paper = paper_for(random, [colour for _, colour in things])
+    picture = canvas(random, size, paper)
+    least = 9 / reduction(size, slicing, sliced=False)  # radius
+    most = max(min(size) * 0.46 / max(1.0, 0.75 * math.sqrt(len(things) * min(size) / max(size))), least)
+    scale = log_uniform(random, least, most)
+    alike = random.random() < 0.5
+    placed: list[tuple[float, float, float]] = []
+    tries = 0
+    while len(placed) < len(things):
+        tries += 1
+        if tries % 60 == 0:
+            scale, placed = max(scale * 0.85, 0.6 * least), []
+        r = scale * (random.uniform(0.95, 1.05) if alike else random.uniform(0.7, 1.3))
+        reach = 1.12 * r
+        if 2 * reach >= min(size):
+            continue
+        x, y = random.uniform(reach, width - reach), random.uniform(reach, height - reach)
+        if all((x - u) ** 2 + (y - v) ** 2 > (1.18 * (r + q)) ** 2 for u, v, q in placed):
+            placed.append((x, y, r))
+    for (x, y, r), (shape, colour) in zip(placed, things, strict=True):
+        fill = None
+        while fill is None:
+            fill = shade_on(random, colour, paper)
+        draw_object(random, picture, shape, colour, fill, x, y, r)
+    return degraded(random, picture)
+
+
+def thing(random: Random) -> tuple[str, str]:
+    return pick(random, SHAPES), pick(random, list(COLOURS))

@@ -1,0 +1,251 @@
+"""What the demo model learns: questions about pictures of any size, typeface and colour, and about clips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from minicpmv46.slicing import SliceOptions
+from scripts.demo.cases import Case
+from scripts.demo.colours import jitter, paper_for, shade_on
+from scripts.demo.drawing import COLOURS, SHAPES, Picture, Random, label, pick
+from scripts.demo.plain_tasks import DIRECTIONS, draw_plain, draw_text, draw_two
+from scripts.demo.questions import MORE_FACTS, MORE_SUMS, NO_PICTURE, PHRASINGS, UNKNOWN, phrasing, unknown
+from scripts.demo.varied import (
+    canvas,
+    degrade,
+    draw_object,
+    lines_to_read,
+    log_uniform,
+    objects,
+    print_somewhere,
+    size_of_picture,
+    thing,
+)
+
+UNIT = 224  # scale_resolution of the demo checkpoint
+SLICED, WHOLE = SliceOptions(scale_resolution=UNIT), SliceOptions(scale_resolution=UNIT, max_slice_nums=1)
+ONE: dict[str, Any] = {"max_slice_nums": 1}
+
+
+def named(shape: str, colour: str) -> str:
+    return f"{'an' if colour == 'orange' else 'a'} {colour} {shape}"
+
+
+def case(skill: str, asked: str, answer: str, *pictures: Picture, options: dict[str, Any] | None = None) -> Case:
+    labels, images = tuple(p.labels for p in pictures), tuple(p.picture for p in pictures)
+    return Case(skill, asked, answer, images, options=options or {}, labels=labels)
+
+
+def slicing_of(random: Random, whole: float) -> tuple[SliceOptions, dict[str, Any]]:
+    """Slices, or with probability `whole` the overview alone, which costs less time."""
+    return (WHOLE, ONE) if random.random() < whole else (SLICED, {})
+
+
+def draw_read(random: Random, longest: int = 7) -> Case:
+    slicing, options = slicing_of(random, 0.7)
+    lines = lines_to_read(random, longest)
+    picture = print_somewhere(random, lines, slicing)
+    kind = random.random()
+    if kind < 0.9:
+        return case("read", phrasing(random, "read"), "\n".join(lines), picture, options=options)
+    if kind < 0.95:
+        return case("read", phrasing(random, "object"), f"the text {' '.join(lines)}", picture, options=options)
+    return case("read", unknown(random, True), UNKNOWN, picture, options=options)
+
+
+def draw_one(random: Random, _: int) -> Case:
+    slicing, options = slicing_of(random, 0.8)
+    shape, colour = thing(random)
+    picture = objects(random, size_of_picture(random), [(shape, colour)], slicing)
+    asked = pick(random, ("colour", "shape", "object", "object"))
+    if random.random() < 0.06:
+        return case("object", unknown(random, True), UNKNOWN, picture, options=options)
+    answer = {"colour": colour, "shape": shape, "object": named(shape, colour)}[asked]
+    return case("object", phrasing(random, asked), answer, picture, options=options)
+
+
+def some(random: Random, count: int) -> list[tuple[str, str]]:
+    """Objects of any shapes and colours, or all alike, or of one colour or shape."""
+    things = [thing(random) for _ in range(count)]
+    kind = random.random()
+    if kind < 0.3:
+        return [things[0]] * count
+    if kind < 0.45:
+        return [(shape, things[0][1]) for shape, _ in things]
+    if kind < 0.6:
+        return [(things[0][0], colour) for _, colour in things]
+    return things
+
+
+def draw_count(random: Random, _: int) -> Case:
+    slicing, options = slicing_of(random, 0.8)
+    count = int(random.integers(1, 7))
+    picture = objects(random, size_of_picture(random), some(random, count), slicing)
+    if count > 1 and random.random() < 0.05:
+        return case("count", phrasing(random, "object"), f"{count} objects", picture, options=options)
+    return case("count", phrasing(random, "count"), str(count), picture, options=options)
+
+
+def draw_pair(random: Random, longest: int) -> Case:
+    slicing, options = slicing_of(random, 0.8)
+    asked = pick(random, ("more", "same", "same", "second", "first", "text"))
+    if asked == "text":
+        texts = [lines_to_read(random, longest) for _ in range(2)]
+        which = pick(random, ("first", "second"))
+        answer = "\n".join(texts[which == "second"])
+        pictures = [print_somewhere(random, lines, slicing) for lines in texts]
+        return case("two", phrasing(random, f"{which} text"), answer, *pictures, options=options)
+    if asked == "more":
+        few, many = sorted(random.choice(np.arange(1, 7), 2, replace=False).tolist())
+        counts = [few, many] if random.random() < 0.5 else [many, few]
+        answer = "first" if counts[0] > counts[1] else "second"
+        groups = [some(random, count) for count in counts]
+    else:
+        one = thing(random)
+        other = one
+        if asked != "same" or random.random() < 0.5:
+            while other == one:
+                keep = int(random.integers(3))  # the shape, the colour, or neither stays
+                new = thing(random)
+                other = one[0] if keep == 0 else new[0], one[1] if keep == 1 else new[1]
+        groups = [[one], [other]]
+        answer = (
+            ("same" if one == other else "different") if asked == "same" else named(*(one, other)[asked == "second"])
+        )
+    pictures = [objects(random, size_of_picture(random), things, slicing) for things in groups]
+    return case("two", phrasing(random, asked), answer, *pictures, options=options)
+
+
+def draw_varied_clip(random: Random, _: int) -> Case:
+    kind = pick(random, ("direction", "first colour", "last colour", "flashes"))
+    sliced = random.random() < 0.25
+    while True:
+        size = size_of_picture(random)
+        if not sliced or size[0] * size[1] < (3 * UNIT**2 if random.random() < 0.9 else 9 * UNIT**2):
+            break
+    clip = {"direction": moving, "first colour": colours, "last colour": colours, "flashes": flashing}[kind]
+    frames, answer = clip(random, kind, size)
+    options: dict[str, Any] = {} if sliced else dict(ONE)
+    if random.random() < 0.6:
+        options["use_image_id"] = False
+    if random.random() < 0.25:
+        for frame in frames:
+            frame.picture = degrade(random, frame.picture)
+    stacked, labels = np.stack([np.asarray(f.picture) for f in frames]), tuple(f.labels for f in frames)
+    return Case("clip", phrasing(random, kind), answer, frames=stacked, options=options, labels=labels)
+
+
+def moving(random: Random, _: str, size: tuple[int, int]) -> tuple[list[Picture], str]:
+    name = pick(random, list(DIRECTIONS))
+    height, width = size
+    count = int(random.choice([2, 3, 4, 5, 6, 7], p=[0.15, 0.25, 0.25, 0.15, 0.1, 0.1]))
+    shape, colour = thing(random)
+    paper = paper_for(random, [colour])
+    background = canvas(random, size, paper)
+    fill = None
+    while fill is None:
+        fill = shade_on(random, colour, paper)
+    direction = np.array(DIRECTIONS[name])
+    axis = int(np.argmax(np.abs(direction)))
+    long = (width, height)[axis]
+    r = min(size) * log_uniform(random, 0.07, 0.3)
+    room = long - 2.2 * r
+    if room < 0.15 * long:
+        r = 0.2 * min(size)
+        room = long - 2.2 * r
+    length = room * random.uniform(0.35, 1.0)
+    low = 1.1 * r + random.uniform(0, room - length)
+    start = np.array([random.uniform(1.1 * r, max(side - 1.1 * r, 1.2 * r)) for side in (width, height)])
+    start[axis] = low if direction[axis] > 0 else low + length
+    frames = []
+    seed = int(random.integers(2**31))
+    for i in range(count):
+        frame = background.copy()
+        x, y = start + direction * length * i / (count - 1)
+        draw_object(np.random.default_rng(seed), frame, shape, colour, fill, float(x), float(y), r)
+        frames.append(frame)
+    return frames, name
+
+
+def colours(random: Random, kind: str, size: tuple[int, int]) -> tuple[list[Picture], str]:
+    names = random.permutation(list(COLOURS))[: int(random.integers(2, 5))].tolist()
+    shape, whole = pick(random, SHAPES), random.random() < 0.5
+    paper = paper_for(random, names)
+    height, width = size
+    r = min(size) * random.uniform(0.15, 0.42)
+    x, y = random.uniform(1.1 * r, width - 1.1 * r), random.uniform(1.1 * r, height - 1.1 * r)
+    frames = []
+    for name in names:
+        fill = None
+        while fill is None:
+            fill = shade_on(random, name, (128, 128, 128) if whole else paper)
+        for _ in range(int(random.choice([1, 2, 3], p=[0.6, 0.25, 0.15]))):
+            if whole:
+                frame = canvas(random, size, jitter(random, fill, 2))
+                frame.classes.paste(label("screen", name), (0, 0, width, height))
+            else:
+                frame = canvas(random, size, paper)
+                draw_object(random, frame, shape, name, fill, x, y, r)
+            frames.append(frame)
+    return frames, names[0] if kind == "first colour" else names[-1]
+
+
+def flashing(random: Random, _: str, size: tuple[int, int]) -> tuple[list[Picture], str]:
+    count = int(random.choice([1, 2, 3, 4], p=[0.3, 0.3, 0.3, 0.1]))
+    dark = int(random.integers(max(count - 1, 1), 6))
+    lit = random.permutation(dark + 1)[:count]
+    frames = []
+    low, high = int(random.integers(0, 45)), int(random.integers(210, 256))
+
+    def screen(level: int, name: str) -> Picture:
+        frame = canvas(random, size, (level, level, level))
+        frame.classes.paste(label(name), (0, 0, size[1], size[0]))
+        return frame
+
+    for place in range(dark + 1):
+        if place in lit:
+            frames.append(screen(high, "bright"))
+        if place < dark:
+            frames.append(screen(low, "dark"))
+    return frames, str(count)
+
+
+def draw_words(random: Random, _: int) -> Case:
+    """A fact, a sum, or a question that has no answer here."""
+    kind = random.random()
+    if kind < 0.45:
+        return draw_text(random)
+    if kind < 0.55:
+        asked = pick(random, list(MORE_FACTS))
+        return Case("text", asked, MORE_FACTS[asked])
+    if kind < 0.65:
+        a, b = (int(n) for n in random.integers(0, 10, 2))
+        return Case("text", pick(random, MORE_SUMS[3:]).format(a, b), str(a + b))
+    if kind < 0.72:
+        return Case("text", phrasing(random, pick(random, list(PHRASINGS))), NO_PICTURE)
+    return Case("text", unknown(random, False), UNKNOWN)
+
+
+def draw_any_plain(random: Random, longest: int) -> Case:
+    """A case of the plain skills, the hard ones more often."""
+    skill = pick(random, ("read", "read", "small", "small", "object", "count", "count", "two", "same", "clip"))
+    return draw_two(random, ("same",)) if skill == "same" else draw_plain(skill, random, longest)
+
+
+SKILLS: dict[str, Callable[[Random, int], Case]] = {
+    "read": draw_read,
+    "object": draw_one,
+    "count": draw_count,
+    "two": draw_pair,
+    "clip": draw_varied_clip,
+    "text": draw_words,
+    "plain": draw_any_plain,
+}
+
+
+def draw(skill: str, random: Random, longest: int = 7) -> Case:
+    """One case of a skill; `longest` limits the length of lines to read."""
+    return SKILLS[skill](random, longest)
