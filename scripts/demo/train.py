@@ -122,8 +122,8 @@ class Run:
         new.replace(self.file.with_name(name))
 
 
-def train_pages(run: Run, seed: int, total: int, clock: Clock) -> None:
-    """Teach the encoder and the mergers, in both modes, what the points of a page's patches show.
+def train_pages(run: Run, seed: int, total: int, clock: Clock) -> bool:
+    """Teach the encoder and the mergers, in both modes, what the points of a page's patches show; False: time is over.
 
     A page has many letters and costs no decoder, so this is by far the cheapest way to see letters.
     """
@@ -148,7 +148,8 @@ def train_pages(run: Run, seed: int, total: int, clock: Clock) -> None:
         if stop and rank == 0:
             print(f"stopped at page step {step + 1} of {total}", flush=True)
         if stop:
-            return
+            return False
+    return True
 
 
 def losses_of(run: Run, batched: Batched, batch: Batch) -> tuple[Tensor, Tensor, int]:
@@ -256,9 +257,7 @@ def train(rank: int, arguments: argparse.Namespace, meeting: str) -> None:
         print(f"{sum(p.numel() for p in run.model.parameters()):,} parameters", flush=True)
         print(f"batched against official forward: {check_equal(run.model, arguments.run):.1e}", flush=True)
     distributed.barrier()
-    if run.steps["pages"] < arguments.page_steps:
-        train_pages(run, arguments.seed, arguments.page_steps, clock)
-    if run.steps["pages"] >= arguments.page_steps and not clock.over():
+    if train_pages(run, arguments.seed, arguments.page_steps, clock):
         train_answers(run, arguments.run, arguments.seed, arguments.steps, clock)
     distributed.destroy_process_group()
 
