@@ -26,7 +26,7 @@ PATCH = 14
 POINTS = 2  # labels along each side of a patch
 ROWS = 32  # requests of a step
 PAGES = 16  # pages of a step of the encoder alone
-EASE = 400, 2000  # steps between which pages become harder
+EASE = 300, 1500  # steps between which pages become harder
 PATCHES, TOKENS = 6000, 6000  # at most, of the requests that are computed together
 
 

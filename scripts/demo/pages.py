@@ -49,12 +49,15 @@ def printed_page(random: Random, size: tuple[int, int], scale: float) -> Picture
     y = random.uniform(-10, 4) * scale
     em = log_uniform(random, 13, 110) * scale
     name, colour = "", ink(random, paper)
+    apart = random.random() < 0.6  # as in most pictures; where small print is dense, a token cannot hold it all
     while y < size[0]:
         if not lines_of_one:
             em, colour = log_uniform(random, 13, 110) * scale, ink(random, paper)
         name = any_font(random)
         cap = print_row(random, picture, name, em, colour, y)
         y += cap + em * log_uniform(random, 0.12, 1.0)
+        if apart:
+            y += random.uniform(0, 80) * scale
     if random.random() < 0.25:
         angle = random.uniform(-9, 9)
         picture.picture = picture.picture.rotate(angle, Image.Resampling.BICUBIC, fillcolor=paper)

@@ -45,7 +45,7 @@ def slicing_of(random: Random, whole: float) -> tuple[SliceOptions, dict[str, An
 
 
 def draw_read(random: Random, longest: int = 7) -> Case:
-    slicing, options = slicing_of(random, 0.7)
+    slicing, options = slicing_of(random, 0.75)
     lines = lines_to_read(random, longest)
     picture = print_somewhere(random, lines, slicing)
     kind = random.random()
@@ -57,7 +57,7 @@ def draw_read(random: Random, longest: int = 7) -> Case:
 
 
 def draw_one(random: Random, _: int) -> Case:
-    slicing, options = slicing_of(random, 0.8)
+    slicing, options = slicing_of(random, 0.9)
     shape, colour = thing(random)
     picture = objects(random, size_of_picture(random), [(shape, colour)], slicing)
     asked = pick(random, ("colour", "shape", "object", "object"))
@@ -81,7 +81,7 @@ def some(random: Random, count: int) -> list[tuple[str, str]]:
 
 
 def draw_count(random: Random, _: int) -> Case:
-    slicing, options = slicing_of(random, 0.8)
+    slicing, options = slicing_of(random, 0.9)
     count = int(random.integers(1, 7))
     picture = objects(random, size_of_picture(random), some(random, count), slicing)
     if count > 1 and random.random() < 0.05:
@@ -90,7 +90,7 @@ def draw_count(random: Random, _: int) -> Case:
 
 
 def draw_pair(random: Random, longest: int) -> Case:
-    slicing, options = slicing_of(random, 0.8)
+    slicing, options = slicing_of(random, 0.9)
     asked = pick(random, ("more", "same", "same", "second", "first", "text"))
     if asked == "text":
         texts = [lines_to_read(random, longest) for _ in range(2)]
@@ -121,7 +121,7 @@ def draw_pair(random: Random, longest: int) -> Case:
 
 def draw_varied_clip(random: Random, _: int) -> Case:
     kind = pick(random, ("direction", "first colour", "last colour", "flashes"))
-    sliced = random.random() < 0.25
+    sliced = random.random() < 0.12
     while True:
         size = size_of_picture(random)
         if not sliced or size[0] * size[1] < (3 * UNIT**2 if random.random() < 0.9 else 9 * UNIT**2):
