@@ -16,6 +16,7 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,32 +123,53 @@ class Run:
         new.replace(self.file.with_name(name))
 
 
+class Progress:
+    """What follows each step of a stage: means are printed, the state is saved, and the clock is asked.
+
+    Args:
+        stage: "pages" or "answers".
+        total: its steps, over all runs.
+        names: of the values of a step.
+        size: pages or requests of a step.
+    """
+
+    def __init__(self, run: Run, stage: str, total: int, clock: Clock, names: tuple[str, ...], size: int) -> None:
+        self.run, self.stage, self.total, self.clock, self.names, self.size = run, stage, total, clock, names, size
+        self.records: list[Sequence[float]] = []
+        self.seen = time.monotonic()
+
+    def is_over(self, values: Sequence[float]) -> bool:
+        """Whether the time is over, after a step with such values."""
+        self.run.steps[self.stage] += 1
+        step, first = self.run.steps[self.stage], distributed.get_rank() == 0
+        self.records.append(values)
+        if step % 50 == 0 and first:
+            means = dict(zip(self.names, np.mean(self.records, axis=0).round(4).tolist(), strict=True))
+            speed = round(len(self.records) * self.size / (time.monotonic() - self.seen), 1)
+            print(json.dumps({"stage": self.stage, "step": step, **means, "a second": speed}), flush=True)
+            self.records, self.seen = [], time.monotonic()
+        over = self.clock.over()
+        if over or step == self.total or step % SAVE_EVERY == 0:
+            self.run.save()
+        if over and first:
+            print(f"stopped at step {step} of {self.total} of the {self.stage}", flush=True)
+        return over
+
+
 def train_pages(run: Run, seed: int, total: int, clock: Clock) -> bool:
     """Teach the encoder and the mergers, in both modes, what the points of a page's patches show; False: time is over.
 
     A page has many letters and costs no decoder, so this is by far the cheapest way to see letters.
     """
-    batched, records, seen = Batched(run.model), [], time.monotonic()
-    rank, world = distributed.get_rank(), distributed.get_world_size()
+    batched, rank, world = Batched(run.model), distributed.get_rank(), distributed.get_world_size()
+    progress = Progress(run, "pages", total, clock, ("classes", "letters"), PAGES)
     for step in range(run.steps["pages"], total):
         batch = pages(SLICED, seed, step, rank, world)
         features, inner = batched.features(torch.from_numpy(batch.patches), batch.groups, batch.merge)
         loss, right = run.heads.loss(inner, features, batch)
         loss.backward()
         advance(run.steppers["pages"], rate_at(step, total, PAGE_RATE, last=RATE))
-        run.steps["pages"] = step + 1
-        records.append((loss.item(), right.item()))
-        if (step + 1) % 100 == 0 and rank == 0:
-            means = dict(zip(("classes", "letters"), np.mean(records, axis=0).round(4).tolist(), strict=True))
-            speed = round(len(records) * PAGES / (time.monotonic() - seen), 1)
-            print(json.dumps({"page step": step + 1, **means, "pages/s": speed}), flush=True)
-            records, seen = [], time.monotonic()
-        stop = clock.over()
-        if stop or step + 1 == total or (step + 1) % SAVE_EVERY == 0:
-            run.save()
-        if stop and rank == 0:
-            print(f"stopped at page step {step + 1} of {total}", flush=True)
-        if stop:
+        if progress.is_over((loss.item(), right.item())):
             return False
     return True
 
@@ -169,9 +191,9 @@ def losses_of(run: Run, batched: Batched, batch: Batch) -> tuple[Tensor, Tensor,
 
 def train_answers(run: Run, folder: Path, seed: int, total: int, clock: Clock) -> None:
     """Teach the whole model to answer."""
-    batched, records, seen = Batched(run.model), [], time.monotonic()
+    batched, rank, world = Batched(run.model), distributed.get_rank(), distributed.get_world_size()
+    progress = Progress(run, "answers", total, clock, ("loss", "classes", "right"), ROWS)
     processor = Processor.from_pretrained(folder)
-    rank, world = distributed.get_rank(), distributed.get_world_size()
     for step in range(run.steps["answers"], total):
         batches = answers(processor, seed, step, rank, world)
         tokens = sum(int((batch.labels != IGNORED).sum()) for batch in batches)
@@ -185,19 +207,7 @@ def train_answers(run: Run, folder: Path, seed: int, total: int, clock: Clock) -
         if step == int(total * (1 - DECAY)):
             run.save("plateau.pt")  # to go on from, if the training is made longer
         advance(run.steppers["answers"], rate_at(step, total, RATE))
-        run.steps["answers"] = step + 1
-        records.append(record)
-        if (step + 1) % 50 == 0 and rank == 0:
-            means = dict(zip(("loss", "classes", "right"), np.mean(records, axis=0).round(4).tolist(), strict=True))
-            speed = round(len(records) * ROWS / (time.monotonic() - seen), 1)
-            print(json.dumps({"step": step + 1, **means, "samples/s": speed}), flush=True)
-            records, seen = [], time.monotonic()
-        stop = clock.over()
-        if stop or step + 1 == total or (step + 1) % SAVE_EVERY == 0:
-            run.save()
-        if stop and rank == 0:
-            print(f"stopped at step {step + 1} of {total}", flush=True)
-        if stop:
+        if progress.is_over(record.tolist()):
             return
 
 
