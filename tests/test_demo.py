@@ -21,10 +21,12 @@ from minicpmv46.slicing import SliceOptions, plan_slices
 from scripts.demo import newcomer, newcomer_pictures
 from scripts.demo.batches import POINTS, patch_classes
 from scripts.demo.cases import Case
+from scripts.demo.drawing import COLOUR_SHIFT, COLOURS, KINDS
 from scripts.demo.evaluate import PLAIN_ROWS, Row, ask, media_of
 from scripts.demo.plain_tasks import unseen
+from scripts.demo.questions import MORE_FACTS, PHRASINGS, unknown
 from scripts.demo.samples import write_samples
-from scripts.demo.varied_tasks import draw
+from scripts.demo.varied_tasks import SKILLS, draw
 
 CASES = 30
 # Right answers of 30, at least: a little below what there are, for other machines' last bits.
@@ -117,6 +119,29 @@ def test_training_knows_where_patches_are(loaded: Loaded, size: tuple[int, int])
         told = patch_classes(labels, processor.image_processor.slicing).reshape(-1, POINTS, POINTS)
         # A point and the mean of what is around it are half a pixel apart.
         np.testing.assert_allclose(told, grey.mean(axis=(2, 4, 5)), atol=3)
+
+
+@pytest.mark.parametrize("skill", SKILLS)
+def test_training_labels_what_it_draws(skill: str) -> None:
+    """Each picture and frame has labels of its size, which name kinds and colours that there are."""
+    for seed in range(20):
+        case = draw(skill, np.random.default_rng(seed))
+        pictures = case.images if case.frames is None else tuple(Image.fromarray(frame) for frame in case.frames)
+        assert [labels.shape for labels in case.labels] == [(p.height, p.width) for p in pictures]
+        for labels in case.labels:
+            assert set(np.unique(labels & ((1 << COLOUR_SHIFT) - 1))) <= set(range(len(KINDS)))
+            assert set(np.unique(labels >> COLOUR_SHIFT)) <= set(range(len(COLOURS) + 1))
+        if case.skill in ("read", "small") and not case.answer.startswith(("I ", "the ")):
+            [labels] = case.labels
+            seen = {KINDS[kind] for kind in np.unique(labels & ((1 << COLOUR_SHIFT) - 1))}
+            assert seen - {"background"} == set(case.answer) - set(" \n"), case.answer
+
+
+def test_what_has_an_answer_is_not_unknown() -> None:
+    """No free question that training makes up is one that it answers elsewhere, nor one of the evaluation's."""
+    made_up = {unknown(np.random.default_rng(i), pictures=i % 2 == 0) for i in range(4000)}
+    known = {*MORE_FACTS, *(asked for phrases in PHRASINGS.values() for asked in phrases)}
+    assert not made_up & known and not made_up & set(newcomer.FREE)
 
 
 def test_evaluation_shares_nothing_with_training() -> None:
