@@ -42,9 +42,9 @@ from scripts.demo.model import Batched, make_model
 from scripts.demo.muon import Muon
 from scripts.demo.varied_tasks import SKILLS, SLICED, draw
 
-RATE = 2.5e-3
-PAGE_RATE = 6e-3
-DECAY = 0.3  # part of the steps over which the rate falls to nothing
+# Rates of the two stages, and the part of their steps over which they fall: to the answers' rate, and to nothing.
+PAGE_RATE, PAGE_DECAY = 6e-3, 0.45
+RATE, DECAY = 2e-3, 0.6
 SAVE_EVERY = 200  # steps
 
 
@@ -75,9 +75,9 @@ def advance(steppers: list[torch.optim.Optimizer], rate: float) -> None:
         stepper.zero_grad(set_to_none=True)
 
 
-def rate_at(step: int, total: int, rate: float, last: float = 0.0) -> float:
-    """A short warm-up, a plateau, and down to the last rate."""
-    return min((step + 1) / 100, 1.0) * (last + (rate - last) * min((1 - step / total) / DECAY, 1.0))
+def rate_at(step: int, total: int, rate: float, last: float, decay: float) -> float:
+    """A short warm-up, a plateau, and down to the last rate over `decay` of the steps."""
+    return min((step + 1) / 100, 1.0) * (last + (rate - last) * min((1 - step / total) / decay, 1.0))
 
 
 class Clock:
@@ -168,7 +168,7 @@ def train_pages(run: Run, seed: int, total: int, clock: Clock) -> bool:
         features, inner = batched.features(torch.from_numpy(batch.patches), batch.groups, batch.merge)
         loss, right = run.heads.loss(inner, features, batch)
         loss.backward()
-        advance(run.steppers["pages"], rate_at(step, total, PAGE_RATE, last=RATE))
+        advance(run.steppers["pages"], rate_at(step, total, PAGE_RATE, RATE, PAGE_DECAY))
         if progress.is_over((loss.item(), right.item())):
             return False
     return True
@@ -206,7 +206,7 @@ def train_answers(run: Run, folder: Path, seed: int, total: int, clock: Clock) -
             record += (loss.item() / tokens, classes.item() * part, right * world / ROWS)
         if step == int(total * (1 - DECAY)):
             run.save("plateau.pt")  # to go on from, if the training is made longer
-        advance(run.steppers["answers"], rate_at(step, total, RATE))
+        advance(run.steppers["answers"], rate_at(step, total, RATE, 0.0, DECAY))
         if progress.is_over(record.tolist()):
             return
 
