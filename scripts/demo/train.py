@@ -43,7 +43,7 @@ from scripts.demo.muon import Muon
 from scripts.demo.varied_tasks import SKILLS, SLICED, draw
 
 # Rates of the two stages, and the part of their steps over which they fall: to the answers' rate, and to nothing.
-PAGE_RATE, PAGE_DECAY = 6e-3, 0.45
+PAGE_RATE, PAGE_DECAY = 6e-3, 0.4
 RATE, DECAY = 2e-3, 0.6
 SAVE_EVERY = 200  # steps
 
