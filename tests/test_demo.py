@@ -24,7 +24,7 @@ from scripts.demo.cases import Case
 from scripts.demo.drawing import COLOUR_SHIFT, COLOURS, KINDS
 from scripts.demo.evaluate import PLAIN_ROWS, Row, ask, media_of
 from scripts.demo.plain_tasks import unseen
-from scripts.demo.questions import MORE_FACTS, PHRASINGS, unknown
+from scripts.demo.questions import MORE_FACTS, PHRASINGS, UNKNOWN, unknown
 from scripts.demo.samples import write_samples
 from scripts.demo.varied_tasks import SKILLS, draw
 
@@ -142,6 +142,7 @@ def test_what_has_an_answer_is_not_unknown() -> None:
     made_up = {unknown(np.random.default_rng(i), pictures=i % 2 == 0) for i in range(4000)}
     known = {*MORE_FACTS, *(asked for phrases in PHRASINGS.values() for asked in phrases)}
     assert not made_up & known and not made_up & set(newcomer.FREE)
+    assert newcomer.UNKNOWN == UNKNOWN
 
 
 def test_evaluation_shares_nothing_with_training() -> None:
@@ -158,7 +159,7 @@ def test_evaluation_shares_nothing_with_training() -> None:
 
 
 def test_pictures_of_any_kind() -> None:
-    """Sizes over the whole range, every typeface, letters of 10 pixels and more, answers of every kind."""
+    """Sizes over the whole range, one line and two, slices where they are asked for, every count; always the same."""
     slicing = SliceOptions(scale_resolution=224)
     cases = [newcomer.drawn("read", i, slicing) for i in range(60)]
     sides = [side for case in cases for side in case.images[0].size]

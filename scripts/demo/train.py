@@ -201,7 +201,7 @@ def train_answers(run: Run, folder: Path, seed: int, total: int, clock: Clock) -
         record = np.zeros(3)
         for batch in batches:
             loss, classes, right = losses_of(run, batched, batch)
-            part = len(batch.patches) / patches
+            part = len(batch.patches) / max(patches, 1)  # a process may have questions without pictures only
             (loss / tokens + classes * part).backward()
             record += (loss.item() / tokens, classes.item() * part, right * world / ROWS)
         if step == int(total * (1 - DECAY)):
@@ -241,10 +241,14 @@ def main() -> None:
     parser.add_argument("--page-steps", type=int, default=4000, help="steps of the encoder alone, over all runs")
     parser.add_argument("--steps", type=int, default=12000, help="steps of the whole model after them, over all runs")
     parser.add_argument("--minutes", type=float, default=600.0, help="longest time of this run")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="processes of one thread each")
+    parser.add_argument(
+        "--processes", type=int, default=min(os.cpu_count() or 1, PAGES // 2), help="of one thread each"
+    )
     parser.add_argument("--seed", type=int, default=46)
     parser.add_argument("--export", type=Path, help="write the checkpoint that the run has reached to this folder")
     arguments = parser.parse_args()
+    if not 1 <= arguments.processes <= PAGES:
+        parser.error(f"--processes {arguments.processes}: a step has {PAGES} pages to share, so give 1 to {PAGES}")
     if arguments.export is not None:
         export(arguments.run, arguments.export)
         return
