@@ -129,15 +129,16 @@ class Batched:
         h = h + attention(merger.self_attn, merger.layer_norm1(h).flatten(0, 1), [(len(h), (2, 2))]).view_as(h)
         return h.mean(dim=1) + merger.linear_2(merger.act(merger.linear_1(merger.pre_norm(h.flatten(1)))))
 
-    def hidden(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def hidden(self, batch: Batch, frozen: bool = False) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Hidden states of right-padded prompts, [rows, length, width], and what `features` gives of the units.
 
-        What follows a row's end does not reach it.
+        What follows a row's end does not reach it. Where the vision side is `frozen`, it gets no gradient.
         """
         embeds = self.text.embed_tokens(torch.from_numpy(batch.ids))
         features = inner = None
         if batch.groups:
-            features, inner = self.features(torch.from_numpy(batch.patches), batch.groups, batch.merge)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+                features, inner = self.features(torch.from_numpy(batch.patches), batch.groups, batch.merge)
             flat = embeds.flatten(0, 1).index_copy(0, torch.from_numpy(batch.places), features)
             embeds = flat.view_as(embeds)
         return self.text(inputs_embeds=embeds, use_cache=False).last_hidden_state, features, inner

@@ -4,8 +4,9 @@
 
 RUN is a folder for the state of the training; the same command goes on where it stopped. `--minutes` ends a run
 earlier. `--export FOLDER` writes the checkpoint that RUN has reached, in bfloat16. Pictures are drawn as they are
-needed, questions asked in several phrasings, short words first. The encoder is trained alone at first; later too,
-beside the answers, what the points of each patch show is learned: without that the encoder takes long to see anything.
+needed, questions asked in several phrasings, short words first. There are three stages: the encoder learns alone what
+the points of each patch of a page show; the decoder learns to answer from what the encoder then sees; the whole model
+learns to answer, and the encoder goes on with the points beside it: without that it takes long to see anything.
 Needs torch and matplotlib, whose typefaces are drawn (`scripts/live.sh` sets up an environment that has both).
 """
 
@@ -39,45 +40,10 @@ from scripts.demo.batches import (
 from scripts.demo.checkpoint import make_tokenizer, write_files
 from scripts.demo.heads import ClassHeads
 from scripts.demo.model import Batched, make_model
-from scripts.demo.muon import Muon
+from scripts.demo.optimization import DECAY, PAGE_FALL, PAGE_RATE, RATE, advance, optimizers, rate_at
 from scripts.demo.varied_tasks import SKILLS, SLICED, draw
 
-# Rates of the two stages, and the part of their steps over which they fall: to the answers' rate, and to nothing.
-PAGE_RATE, PAGE_DECAY = 6e-3, 0.4
-RATE, DECAY = 2e-3, 0.6
 SAVE_EVERY = 200  # steps
-
-
-def optimizers(parts: list[torch.nn.Module]) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the layers, AdamW for all else: the mergers' matrices would take Muon too long."""
-    layers, rest = [], []
-    for part in parts:
-        for name, p in part.named_parameters():
-            (layers if ".layers." in f".{name}" and p.ndim == 2 else rest).append(p)
-    return [Muon(layers), torch.optim.AdamW(rest, betas=(0.9, 0.98), weight_decay=0.01)]
-
-
-def advance(steppers: list[torch.optim.Optimizer], rate: float) -> None:
-    """One step at a rate, with the mean gradient of all processes, which is never longer than 1."""
-    parameters = [p for stepper in steppers for group in stepper.param_groups for p in group["params"]]
-    for p in parameters:
-        if p.grad is None:
-            p.grad = torch.zeros_like(p)
-    gradients = torch.cat([p.grad.flatten() for p in parameters])
-    distributed.all_reduce(gradients)
-    gradients /= max(distributed.get_world_size(), float(gradients.norm()))
-    for p, gradient in zip(parameters, gradients.split([p.numel() for p in parameters]), strict=True):
-        p.grad = gradient.view_as(p)
-    for stepper in steppers:
-        for group in stepper.param_groups:
-            group["lr"] = rate
-        stepper.step()
-        stepper.zero_grad(set_to_none=True)
-
-
-def rate_at(step: int, total: int, rate: float, last: float, decay: float) -> float:
-    """A short warm-up, a plateau, and down to the last rate over `decay` of the steps."""
-    return min((step + 1) / 100, 1.0) * (last + (rate - last) * min((1 - step / total) / decay, 1.0))
 
 
 class Clock:
@@ -100,9 +66,13 @@ class Run:
         self.model = make_model(folder, seed)
         torch.manual_seed(seed)
         self.heads = ClassHeads(self.model)
-        self.steps = {"pages": 0, "answers": 0}
-        vision: list[torch.nn.Module] = [self.model.model.vision_tower, self.model.model.merger, self.heads]
-        self.steppers = {"pages": optimizers(vision), "answers": optimizers([self.model, self.heads])}
+        self.steps = {"pages": 0, "decoder": 0, "answers": 0}
+        inner = self.model.model
+        self.steppers = {
+            "pages": optimizers([inner.vision_tower, inner.merger, self.heads]),
+            "decoder": optimizers([inner.language_model]),
+            "answers": optimizers([self.model, self.heads]),
+        }
         if self.file.is_file():
             saved = torch.load(self.file)
             self.steps = saved["steps"]
@@ -127,7 +97,7 @@ class Progress:
     """What follows each step of a stage: means are printed, the state is saved, and the clock is asked.
 
     Args:
-        stage: "pages" or "answers".
+        stage: "pages", "decoder" or "answers".
         total: its steps, over all runs.
         names: of the values of a step.
         size: pages or requests of a step.
@@ -168,15 +138,15 @@ def train_pages(run: Run, seed: int, total: int, clock: Clock) -> bool:
         features, inner = batched.features(torch.from_numpy(batch.patches), batch.groups, batch.merge)
         loss, right = run.heads.loss(inner, features, batch)
         loss.backward()
-        advance(run.steppers["pages"], rate_at(step, total, PAGE_RATE, RATE, PAGE_DECAY))
+        advance(run.steppers["pages"], rate_at(step, PAGE_FALL, PAGE_RATE, RATE))
         if progress.is_over((loss.item(), right.item())):
             return False
     return True
 
 
-def losses_of(run: Run, batched: Batched, batch: Batch) -> tuple[Tensor, Tensor, int]:
-    """Summed loss of a batch's answers, mean loss of its points, and how many answers are right."""
-    hidden, features, inner = batched.hidden(batch)
+def losses_of(run: Run, batched: Batched, batch: Batch, whole: bool) -> tuple[Tensor, Tensor, int]:
+    """Summed loss of a batch's answers, mean loss of its points where the whole model learns, and the right answers."""
+    hidden, features, inner = batched.hidden(batch, frozen=not whole)
     labels = torch.from_numpy(batch.labels)
     wanted = labels != IGNORED
     logits = run.model.lm_head(hidden[wanted])
@@ -184,31 +154,37 @@ def losses_of(run: Run, batched: Batched, batch: Batch) -> tuple[Tensor, Tensor,
     wrong[wanted] = (logits.detach().argmax(-1) != labels[wanted]).long()
     right = int((wrong.sum(1) == 0).sum())
     answers = F.cross_entropy(logits, labels[wanted], reduction="sum")
-    if features is None or inner is None:
+    if features is None or inner is None or not whole:
         return answers, answers.new_tensor(0.0), right
     return answers, run.heads.loss(inner, features, batch)[0], right
 
 
-def train_answers(run: Run, folder: Path, seed: int, total: int, clock: Clock) -> None:
-    """Teach the whole model to answer."""
+def train_answers(run: Run, stage: str, folder: Path, seed: int, before: int, total: int, clock: Clock) -> bool:
+    """Teach the decoder to answer, or in the stage "answers" the whole model; False: time is over.
+
+    Args:
+        before: steps of questions of the stage before.
+    """
     batched, rank, world = Batched(run.model), distributed.get_rank(), distributed.get_world_size()
-    progress = Progress(run, "answers", total, clock, ("loss", "classes", "right"), ROWS)
-    processor = Processor.from_pretrained(folder)
-    for step in range(run.steps["answers"], total):
-        batches = answers(processor, seed, step, rank, world)
+    progress = Progress(run, stage, total, clock, ("loss", "classes", "right"), ROWS)
+    processor, whole = Processor.from_pretrained(folder), stage == "answers"
+    fall = (int(total * (1 - DECAY)), total) if whole else (total, total + 1)
+    for step in range(run.steps[stage], total):
+        batches = answers(processor, seed, before + step, rank, world)
         tokens = sum(int((batch.labels != IGNORED).sum()) for batch in batches)
         patches = sum(len(batch.patches) for batch in batches)
         record = np.zeros(3)
         for batch in batches:
-            loss, classes, right = losses_of(run, batched, batch)
+            loss, classes, right = losses_of(run, batched, batch, whole)
             part = len(batch.patches) / max(patches, 1)  # a process may have questions without pictures only
             (loss / tokens + classes * part).backward()
             record += (loss.item() / tokens, classes.item() * part, right * world / ROWS)
-        if step == int(total * (1 - DECAY)):
+        if whole and step == fall[0]:
             run.save("plateau.pt")  # to go on from, if the training is made longer
-        advance(run.steppers["answers"], rate_at(step, total, RATE, 0.0, DECAY))
+        advance(run.steppers[stage], rate_at(step, fall, RATE, 0.0))
         if progress.is_over(record.tolist()):
-            return
+            return False
+    return True
 
 
 def check_equal(model: Any, folder: Path) -> float:
@@ -238,8 +214,9 @@ def check_equal(model: Any, folder: Path) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of the training's state")
-    parser.add_argument("--page-steps", type=int, default=4000, help="steps of the encoder alone, over all runs")
-    parser.add_argument("--steps", type=int, default=12000, help="steps of the whole model after them, over all runs")
+    parser.add_argument("--page-steps", type=int, default=8000, help="steps of the encoder alone, over all runs")
+    parser.add_argument("--decoder-steps", type=int, default=3000, help="steps of the decoder alone, over all runs")
+    parser.add_argument("--steps", type=int, default=9000, help="steps of the whole model after them, over all runs")
     parser.add_argument("--minutes", type=float, default=600.0, help="longest time of this run")
     parser.add_argument(
         "--processes", type=int, default=min(os.cpu_count() or 1, PAGES // 2), help="of one thread each"
@@ -271,8 +248,10 @@ def train(rank: int, arguments: argparse.Namespace, meeting: str) -> None:
         print(f"{sum(p.numel() for p in run.model.parameters()):,} parameters", flush=True)
         print(f"batched against official forward: {check_equal(run.model, arguments.run):.1e}", flush=True)
     distributed.barrier()
-    if train_pages(run, arguments.seed, arguments.page_steps, clock):
-        train_answers(run, arguments.run, arguments.seed, arguments.steps, clock)
+    first = arguments.decoder_steps
+    seen = train_pages(run, arguments.seed, arguments.page_steps, clock)
+    if seen and train_answers(run, "decoder", arguments.run, arguments.seed, 0, first, clock):
+        train_answers(run, "answers", arguments.run, arguments.seed, first, arguments.steps, clock)
     distributed.destroy_process_group()
 
 

@@ -64,12 +64,11 @@ def train(*arguments: str) -> str:
 def test_training(tmp_path: Path) -> None:
     """Training computes what the official model computes, goes on where it stopped, and writes what mlx-vlm loads."""
     run, written = str(tmp_path / "run"), tmp_path / "checkpoint"
-    steps = ("--page-steps", "1", "--steps", "2")
-    outputs = [train(run, *steps, "--minutes", "0") for _ in range(3)]
+    steps = ("--page-steps", "1", "--decoder-steps", "1", "--steps", "2")
+    stages = ("1 of 1 of the pages", "1 of 1 of the decoder", "1 of 2 of the answers", "2 of 2 of the answers")
+    outputs = [train(run, *steps, "--minutes", "0") for _ in stages]
     assert float(outputs[0].split("official forward: ")[1].split()[0]) < 1e-4
-    for output, stage in zip(
-        outputs, ("1 of 1 of the pages", "1 of 2 of the answers", "2 of 2 of the answers"), strict=True
-    ):
+    for output, stage in zip(outputs, stages, strict=True):
         assert f"stopped at step {stage}" in output
     train(run, "--export", str(written))
     load(str(written))  # raises where a weight is missing or has another shape

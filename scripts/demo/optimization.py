@@ -1,0 +1,47 @@
+"""How a step of the demo's training changes the weights: optimizers, rates, and the gradient of all processes."""
+
+from __future__ import annotations
+
+import torch
+from torch import distributed
+
+from scripts.demo.muon import Muon
+
+# Rates of the pages and of all questions. The first falls to the second between two steps and stays there; that of the
+# last stage falls to nothing over the last part of its steps.
+PAGE_RATE, PAGE_FALL = 6e-3, (2400, 4000)
+RATE, DECAY = 2e-3, 0.6
+
+
+def optimizers(parts: list[torch.nn.Module]) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers, AdamW for all else: the mergers' matrices would take Muon too long."""
+    layers, rest = [], []
+    for part in parts:
+        for name, p in part.named_parameters():
+            (layers if ".layers." in f".{name}" and p.ndim == 2 else rest).append(p)
+    return [Muon(layers), torch.optim.AdamW(rest, betas=(0.9, 0.98), weight_decay=0.01)]
+
+
+def advance(steppers: list[torch.optim.Optimizer], rate: float) -> None:
+    """One step at a rate, with the mean gradient of all processes, which is never longer than 1."""
+    parameters = [p for stepper in steppers for group in stepper.param_groups for p in group["params"]]
+    for p in parameters:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    gradients = torch.cat([p.grad.flatten() for p in parameters])
+    distributed.all_reduce(gradients)
+    gradients /= max(distributed.get_world_size(), float(gradients.norm()))
+    for p, gradient in zip(parameters, gradients.split([p.numel() for p in parameters]), strict=True):
+        p.grad = gradient.view_as(p)
+    for stepper in steppers:
+        for group in stepper.param_groups:
+            group["lr"] = rate
+        stepper.step()
+        stepper.zero_grad(set_to_none=True)
+
+
+def rate_at(step: int, fall: tuple[int, int], rate: float, last: float) -> float:
+    """A short warm-up, a plateau, and down to the last rate between the two steps of `fall`."""
+    start, end = fall
+    share = min(max((end - step) / (end - start), 0.0), 1.0)
+    return min((step + 1) / 100, 1.0) * (last + (rate - last) * share)
