@@ -10,7 +10,7 @@ from torch.nn import functional as F  # noqa: N812  as everybody calls it
 
 from scripts.demo.batches import POINTS, Batch
 from scripts.demo.drawing import CHARACTERS, COLOUR_SHIFT, COLOURS, KINDS
-from scripts.demo.model import Groups
+from scripts.demo.model import Batched, Groups
 
 KIND_COUNT, COLOUR_COUNT = len(KINDS), len(COLOURS) + 1
 # Most points are background, and have no colour.
@@ -62,3 +62,8 @@ class ClassHeads(torch.nn.Module):
             else told.new_tensor(0)
         )
         return torch.stack(losses).sum() / 2, right.detach()
+
+    def of_page(self, batched: Batched, page: Batch) -> tuple[Tensor, Tensor]:
+        """The same of pages, which are computed here."""
+        features, inner = batched.features(torch.from_numpy(page.patches), page.groups, page.merge)
+        return self.loss(inner, features, page)

@@ -6,7 +6,7 @@ RUN is a folder for the state of the training; the same command goes on where it
 earlier. `--export FOLDER` writes the checkpoint that RUN has reached, in bfloat16. Pictures are drawn as they are
 needed, questions asked in several phrasings, short words first. There are three stages: the encoder learns alone what
 the points of each patch of a page show; the decoder learns to answer from what the encoder then sees; the whole model
-learns to answer, and the encoder goes on with the points beside it: without that it takes long to see anything.
+learns to answer, and the encoder goes on with points and pages beside it: without that it takes long to see anything.
 Needs torch and matplotlib, whose typefaces are drawn (`scripts/live.sh` sets up an environment that has both).
 """
 
@@ -28,6 +28,7 @@ from torch.nn import functional as F  # noqa: N812  as everybody calls it
 
 from minicpmv46.processing import Processor
 from scripts.demo.batches import (
+    BESIDE,
     IGNORED,
     PAGES,
     ROWS,
@@ -135,8 +136,7 @@ def train_pages(run: Run, seed: int, total: int, clock: Clock) -> bool:
     progress = Progress(run, "pages", total, clock, ("classes", "letters"), PAGES)
     for step in range(run.steps["pages"], total):
         batch = pages(SLICED, seed, step, rank, world)
-        features, inner = batched.features(torch.from_numpy(batch.patches), batch.groups, batch.merge)
-        loss, right = run.heads.loss(inner, features, batch)
+        loss, right = run.heads.of_page(batched, batch)
         loss.backward()
         advance(run.steppers["pages"], rate_at(step, PAGE_FALL, PAGE_RATE, RATE))
         if progress.is_over((loss.item(), right.item())):
@@ -144,47 +144,68 @@ def train_pages(run: Run, seed: int, total: int, clock: Clock) -> bool:
     return True
 
 
-def losses_of(run: Run, batched: Batched, batch: Batch, whole: bool) -> tuple[Tensor, Tensor, int]:
-    """Summed loss of a batch's answers, mean loss of its points where the whole model learns, and the right answers."""
-    hidden, features, inner = batched.hidden(batch, frozen=not whole)
+def loss_of_answers(run: Run, hidden: Tensor, batch: Batch) -> tuple[Tensor, int]:
+    """Summed loss of a batch's answers, and how many answers are right."""
     labels = torch.from_numpy(batch.labels)
     wanted = labels != IGNORED
     logits = run.model.lm_head(hidden[wanted])
     wrong = torch.zeros_like(labels)
     wrong[wanted] = (logits.detach().argmax(-1) != labels[wanted]).long()
-    right = int((wrong.sum(1) == 0).sum())
-    answers = F.cross_entropy(logits, labels[wanted], reduction="sum")
-    if features is None or inner is None or not whole:
-        return answers, answers.new_tensor(0.0), right
-    return answers, run.heads.loss(inner, features, batch)[0], right
+    return F.cross_entropy(logits, labels[wanted], reduction="sum"), int((wrong.sum(1) == 0).sum())
 
 
-def train_answers(run: Run, stage: str, folder: Path, seed: int, before: int, total: int, clock: Clock) -> bool:
-    """Teach the decoder to answer, or in the stage "answers" the whole model; False: time is over.
-
-    Args:
-        before: steps of questions of the stage before.
-    """
+def train_decoder(run: Run, folder: Path, seed: int, total: int, clock: Clock) -> bool:
+    """Teach the decoder to answer from what the encoder sees; False: time is over."""
     batched, rank, world = Batched(run.model), distributed.get_rank(), distributed.get_world_size()
-    progress = Progress(run, stage, total, clock, ("loss", "classes", "right"), ROWS)
-    processor, whole = Processor.from_pretrained(folder), stage == "answers"
-    fall = (int(total * (1 - DECAY)), total) if whole else (total, total + 1)
-    for step in range(run.steps[stage], total):
-        batches = answers(processor, seed, before + step, rank, world)
+    progress = Progress(run, "decoder", total, clock, ("loss", "right"), ROWS)
+    processor = Processor.from_pretrained(folder)
+    for step in range(run.steps["decoder"], total):
+        batches = answers(processor, seed, step, rank, world)
         tokens = sum(int((batch.labels != IGNORED).sum()) for batch in batches)
-        patches = sum(len(batch.patches) for batch in batches)
-        record = np.zeros(3)
+        record = np.zeros(2)
         for batch in batches:
-            loss, classes, right = losses_of(run, batched, batch, whole)
-            part = len(batch.patches) / max(patches, 1)  # a process may have questions without pictures only
-            (loss / tokens + classes * part).backward()
-            record += (loss.item() / tokens, classes.item() * part, right * world / ROWS)
-        if whole and step == fall[0]:
-            run.save("plateau.pt")  # to go on from, if the training is made longer
-        advance(run.steppers[stage], rate_at(step, fall, RATE, 0.0))
+            hidden = batched.hidden(batch, frozen=True)[0]
+            loss, right = loss_of_answers(run, hidden, batch)
+            (loss / tokens).backward()
+            record += (loss.item() / tokens, right * world / ROWS)
+        advance(run.steppers["decoder"], rate_at(step, (total, total + 1), RATE, RATE))
         if progress.is_over(record.tolist()):
             return False
     return True
+
+
+def train_answers(run: Run, folder: Path, seed: int, before: tuple[int, int], total: int, clock: Clock) -> None:
+    """Teach the whole model to answer, and the encoder with pages beside it.
+
+    Args:
+        before: steps of pages and of questions of the stages before.
+    """
+    batched, rank, world = Batched(run.model), distributed.get_rank(), distributed.get_world_size()
+    progress = Progress(run, "answers", total, clock, ("loss", "classes", "pages", "letters", "right"), ROWS)
+    processor = Processor.from_pretrained(folder)
+    fall = int(total * (1 - DECAY)), total
+    for step in range(run.steps["answers"], total):
+        batches = answers(processor, seed, before[1] + step, rank, world)
+        tokens = sum(int((batch.labels != IGNORED).sum()) for batch in batches)
+        patches = sum(len(batch.patches) for batch in batches)
+        record = np.zeros(5)
+        for batch in batches:
+            hidden, features, inner = batched.hidden(batch)
+            loss, right = loss_of_answers(run, hidden, batch)
+            loss, seen = loss / tokens, loss.new_tensor(0.0)
+            if features is not None and inner is not None:  # a process may have questions without pictures only
+                seen = run.heads.loss(inner, features, batch)[0] * len(batch.patches) / patches
+            (loss + seen).backward()
+            record += (loss.item(), seen.item(), 0, 0, right * world / ROWS)
+        page = pages(SLICED, seed, before[0] + step, rank, world, BESIDE)
+        loss, letters = run.heads.of_page(batched, page)
+        loss.backward()
+        record += (0, 0, loss.item(), letters.item(), 0)
+        if step == fall[0]:
+            run.save("plateau.pt")  # to go on from, if the training is made longer
+        advance(run.steppers["answers"], rate_at(step, fall, RATE, 0.0))
+        if progress.is_over(record.tolist()):
+            return
 
 
 def check_equal(model: Any, folder: Path) -> float:
@@ -214,18 +235,16 @@ def check_equal(model: Any, folder: Path) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of the training's state")
-    parser.add_argument("--page-steps", type=int, default=8000, help="steps of the encoder alone, over all runs")
+    parser.add_argument("--page-steps", type=int, default=7000, help="steps of the encoder alone, over all runs")
     parser.add_argument("--decoder-steps", type=int, default=3000, help="steps of the decoder alone, over all runs")
     parser.add_argument("--steps", type=int, default=9000, help="steps of the whole model after them, over all runs")
     parser.add_argument("--minutes", type=float, default=600.0, help="longest time of this run")
-    parser.add_argument(
-        "--processes", type=int, default=min(os.cpu_count() or 1, PAGES // 2), help="of one thread each"
-    )
+    parser.add_argument("--processes", type=int, default=min(os.cpu_count() or 1, BESIDE), help="of one thread each")
     parser.add_argument("--seed", type=int, default=46)
     parser.add_argument("--export", type=Path, help="write the checkpoint that the run has reached to this folder")
     arguments = parser.parse_args()
-    if not 1 <= arguments.processes <= PAGES:
-        parser.error(f"--processes {arguments.processes}: a step has {PAGES} pages to share, so give 1 to {PAGES}")
+    if not 1 <= arguments.processes <= BESIDE:
+        parser.error(f"--processes {arguments.processes}: a step has {BESIDE} pages to share, so give 1 to {BESIDE}")
     if arguments.export is not None:
         export(arguments.run, arguments.export)
         return
@@ -248,10 +267,9 @@ def train(rank: int, arguments: argparse.Namespace, meeting: str) -> None:
         print(f"{sum(p.numel() for p in run.model.parameters()):,} parameters", flush=True)
         print(f"batched against official forward: {check_equal(run.model, arguments.run):.1e}", flush=True)
     distributed.barrier()
-    first = arguments.decoder_steps
-    seen = train_pages(run, arguments.seed, arguments.page_steps, clock)
-    if seen and train_answers(run, "decoder", arguments.run, arguments.seed, 0, first, clock):
-        train_answers(run, "answers", arguments.run, arguments.seed, first, arguments.steps, clock)
+    seed, before = arguments.seed, (arguments.page_steps, arguments.decoder_steps)
+    if train_pages(run, seed, before[0], clock) and train_decoder(run, arguments.run, seed, before[1], clock):
+        train_answers(run, arguments.run, seed, before, arguments.steps, clock)
     distributed.destroy_process_group()
 
 
