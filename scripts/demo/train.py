@@ -41,7 +41,17 @@ from scripts.demo.batches import (
 from scripts.demo.checkpoint import make_tokenizer, write_files
 from scripts.demo.heads import ClassHeads
 from scripts.demo.model import Batched, make_model
-from scripts.demo.optimization import DECAY, PAGE_FALL, PAGE_RATE, RATE, advance, optimizers, rate_at
+from scripts.demo.optimization import (
+    DECAY,
+    DECODER_FALL,
+    DECODER_RATES,
+    PAGE_FALL,
+    PAGE_RATES,
+    RATE,
+    advance,
+    optimizers,
+    rate_at,
+)
 from scripts.demo.varied_tasks import SKILLS, SLICED, draw
 
 SAVE_EVERY = 200  # steps
@@ -138,7 +148,7 @@ def train_pages(run: Run, seed: int, total: int, clock: Clock) -> bool:
         batch = pages(SLICED, seed, step, rank, world)
         loss, right = run.heads.of_page(batched, batch)
         loss.backward()
-        advance(run.steppers["pages"], rate_at(step, PAGE_FALL, PAGE_RATE, RATE))
+        advance(run.steppers["pages"], rate_at(step, PAGE_FALL, PAGE_RATES))
         if progress.is_over((loss.item(), right.item())):
             return False
     return True
@@ -168,7 +178,7 @@ def train_decoder(run: Run, folder: Path, seed: int, total: int, clock: Clock) -
             loss, right = loss_of_answers(run, hidden, batch)
             (loss / tokens).backward()
             record += (loss.item() / tokens, right * world / ROWS)
-        advance(run.steppers["decoder"], rate_at(step, (total, total + 1), RATE, RATE))
+        advance(run.steppers["decoder"], rate_at(step, DECODER_FALL, DECODER_RATES))
         if progress.is_over(record.tolist()):
             return False
     return True
@@ -203,7 +213,7 @@ def train_answers(run: Run, folder: Path, seed: int, before: tuple[int, int], to
         record += (0, 0, loss.item(), letters.item(), 0)
         if step == fall[0]:
             run.save("plateau.pt")  # to go on from, if the training is made longer
-        advance(run.steppers["answers"], rate_at(step, fall, RATE, 0.0))
+        advance(run.steppers["answers"], rate_at(step, fall, (RATE, 0.0)))
         if progress.is_over(record.tolist()):
             return
 
