@@ -54,7 +54,7 @@ from scripts.demo.optimization import (
 )
 from scripts.demo.varied_tasks import SKILLS, SLICED, draw
 
-SAVE_EVERY = 200  # steps
+SAVE_EVERY = 50  # steps
 
 
 class Clock:
