@@ -64,6 +64,6 @@ class ClassHeads(torch.nn.Module):
         return torch.stack(losses).sum() / 2, right.detach()
 
     def of_page(self, batched: Batched, page: Batch) -> tuple[Tensor, Tensor]:
-        """The same of pages, which are computed here."""
+        """Compute the features of pages, then the same loss and share as `loss`."""
         features, inner = batched.features(torch.from_numpy(page.patches), page.groups, page.merge)
         return self.loss(inner, features, page)
