@@ -19,11 +19,11 @@ from support.running import python
 from minicpmv46 import demo
 from minicpmv46.slicing import SliceOptions, plan_slices
 from scripts.demo import newcomer, newcomer_pictures
-from scripts.demo.batches import POINTS, patch_classes
+from scripts.demo.batches import IGNORED, POINTS, make_row, patch_classes
 from scripts.demo.cases import Case
-from scripts.demo.drawing import COLOUR_SHIFT, COLOURS, KINDS
+from scripts.demo.drawing import COLOURS, KINDS, parts_of
 from scripts.demo.evaluate import PLAIN_ROWS, Row, ask, media_of
-from scripts.demo.plain_tasks import unseen
+from scripts.demo.plain_tasks import draw_plain, unseen
 from scripts.demo.questions import MORE_FACTS, PHRASINGS, UNKNOWN, unknown
 from scripts.demo.samples import write_samples
 from scripts.demo.varied_tasks import SKILLS, draw
@@ -101,7 +101,8 @@ def test_built_in_port(loaded: Loaded, tmp_path: Path, record_property: Callable
 
 def test_training_does_not_see_the_evaluation() -> None:
     """Sums are asked in a phrasing that training never gives them."""
-    trained = {draw("text", np.random.default_rng(i)).question for i in range(3000)}
+    cases = [draw("text", np.random.default_rng(i)) for i in range(1000)]
+    trained = {question for case in cases for question in (case.question, *(asked for asked, _ in case.more))}
     asked = {case.question for case in (unseen("text", i) for i in range(300)) if case.answer.isdigit()}
     left_over = {q for q in trained & asked if not q.startswith("How many")}
     assert len(asked) > 50 and not left_over
@@ -129,12 +130,54 @@ def test_training_labels_what_it_draws(skill: str) -> None:
         pictures = case.images if case.frames is None else tuple(Image.fromarray(frame) for frame in case.frames)
         assert [labels.shape for labels in case.labels] == [(p.height, p.width) for p in pictures]
         for labels in case.labels:
-            assert set(np.unique(labels & ((1 << COLOUR_SHIFT) - 1))) <= set(range(len(KINDS)))
-            assert set(np.unique(labels >> COLOUR_SHIFT)) <= set(range(len(COLOURS) + 1))
+            kinds, colours, places = parts_of(labels)
+            assert kinds.max() < len(KINDS) and colours.max() <= len(COLOURS)
+            for kind, place in set(zip(kinds.flat, places.flat, strict=True)):
+                assert not place or KINDS[kind] == case.answer[place - 1]
         if case.skill in ("read", "small") and not case.answer.startswith(("I ", "the ")):
             [labels] = case.labels
-            seen = {KINDS[kind] for kind in np.unique(labels & ((1 << COLOUR_SHIFT) - 1))}
-            assert seen - {"background"} == set(case.answer) - set(" \n"), case.answer
+            kinds, _, places = parts_of(labels)
+            assert {KINDS[kind] for kind in np.unique(kinds)} - {"background"} == set(case.answer) - set(" \n")
+            assert set(np.unique(places)) == {
+                0,
+                *(i + 1 for i, letter in enumerate(case.answer) if letter not in " \n"),
+            }
+
+
+@pytest.mark.parametrize("skill", ["read", "plain"])
+@pytest.mark.parametrize("mode", ["16x", "4x"])
+def test_training_knows_which_tokens_show_a_character(loaded: Loaded, mode: str, skill: str) -> None:
+    """Where a character is predicted, the tokens to look at cover patches with that character."""
+    processor, n = loaded[1], 4 if mode == "16x" else 2
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        case = draw("read", random) if skill == "read" else draw_plain("read", random)
+        row = make_row(processor, case, {"downsample_mode": mode})
+        covered, patch = [], 0
+        for rows, cols in row.units:
+            patches = np.arange(patch, patch + rows * cols).reshape(rows // n, n, cols // n, n).swapaxes(1, 2)
+            covered += list(patches.reshape(-1, n * n))
+            patch += rows * cols
+        for at, token in row.looks:
+            letter = processor.tokenizer.decode([int(row.labels[at])])[-1]
+            [i] = np.flatnonzero(row.places == token)
+            assert KINDS.index(letter) in parts_of(row.classes[covered[i]])[0]
+        if skill == "plain":  # whose characters are large enough for all to be seen
+            assert set(row.looks[:, 0]) == set(np.flatnonzero(row.labels != IGNORED)[:-1])
+
+
+def test_training_asks_further_questions(loaded: Loaded) -> None:
+    """They follow in the same conversation, and every answer is learned."""
+    processor = loaded[1]
+    for skill in ("count", "two", "clip", "text"):
+        case = draw(skill, np.random.default_rng(1))
+        row = make_row(processor, case, {})
+        answers = (case.answer, *(answer for _, answer in case.more))
+        assert processor.tokenizer.decode(row.labels[row.labels != IGNORED]) == "<|im_end|>".join((*answers, ""))
+        text = processor.tokenizer.decode(row.ids)
+        assert all(question in text for question, _ in case.more)
+        predicted = np.flatnonzero(row.labels != IGNORED)
+        np.testing.assert_array_equal(row.ids[predicted + 1], row.labels[predicted])
 
 
 def test_what_has_an_answer_is_not_unknown() -> None:

@@ -15,6 +15,7 @@ from minicpmv46.image import PixelOptions, normalize, patchify
 from minicpmv46.processing import Processor
 from minicpmv46.slicing import SliceOptions, plan_slices
 from scripts.demo.cases import Case
+from scripts.demo.drawing import parts_of
 from scripts.demo.mixture import longest_at, options_of, skill_of
 from scripts.demo.pages import page, page_size
 from scripts.demo.varied_tasks import draw
@@ -32,7 +33,7 @@ PATCHES, TOKENS = 6000, 6000  # at most, of the requests that are computed toget
 
 @dataclass
 class Row:
-    """One request with its answer, as arrays."""
+    """One conversation, as arrays; the first question has the media."""
 
     ids: np.ndarray
     labels: np.ndarray
@@ -41,6 +42,7 @@ class Row:
     places: np.ndarray
     classes: np.ndarray  # [patches, POINTS * POINTS]
     merge: bool  # whether the window merger runs: 16x
+    looks: np.ndarray  # [pairs, 2]: where a character of the first answer is predicted, and a token that shows it
 
 
 @dataclass
@@ -54,6 +56,7 @@ class Batch:
         places: where the units' tokens stand in `ids.flatten()`, in the order of `patches`.
         classes: labels of points of each patch, [patches, POINTS * POINTS].
         merge: whether the window merger runs (16x), for all.
+        looks: [pairs, 3] of a row, where a character is predicted, and where a token of a picture stands that shows it.
     """
 
     ids: np.ndarray
@@ -63,6 +66,7 @@ class Batch:
     places: np.ndarray
     classes: np.ndarray
     merge: bool
+    looks: np.ndarray
 
 
 def make_row(processor: Processor, case: Case, options: dict[str, Any]) -> Row:
@@ -75,18 +79,45 @@ def make_row(processor: Processor, case: Case, options: dict[str, Any]) -> Row:
     if case.frames is not None:
         media |= {"videos": [case.frames], "video_metadata": [case.video_metadata]}
     inputs = processor(prompt, **media, **options)
-    start = inputs["input_ids"][0]
-    answer = processor.tokenizer.encode(f"{case.answer}<|im_end|>", add_special_tokens=False)
-    ids = np.concatenate([start, np.array(answer, dtype=start.dtype)])
-    labels = np.full(len(ids), IGNORED, dtype=np.int64)
-    labels[len(start) - 1 : -1] = answer  # where each is predicted
+    ids, labels = turn(processor, inputs["input_ids"][0], case.answer)
+    for question, text in case.more:
+        asked = [{"role": "user", "content": question}]
+        header = processor.apply_chat_template(asked, add_generation_prompt=True, enable_thinking=False)
+        start = np.array(processor.tokenizer.encode(f"\n{header}", add_special_tokens=False))
+        parts = zip((ids, labels), turn(processor, start, text), strict=True)
+        ids, labels = (np.concatenate(pair) for pair in parts)
     units = [(rows, cols) for rows, cols, _, _ in inputs.get("image_units", np.zeros((0, 4), int)).tolist()]
     places = np.flatnonzero((ids == processor.image_token_id) | (ids == processor.video_token_id))
     slicing = processor.options.updated(**options).images.slicing
     classes = [patch_classes(picture, slicing) for picture in case.labels]
     pixels = inputs.get("pixel_values", np.zeros((0, 588), np.float32))
     seen = np.concatenate(classes) if classes else np.zeros((0, POINTS * POINTS), np.int64)
-    return Row(ids, labels, pixels, units, places, seen, options.get("downsample_mode", "16x") == "16x")
+    merge = options.get("downsample_mode", "16x") == "16x"
+    first = np.flatnonzero(labels != IGNORED)
+    ends = np.cumsum([len(processor.tokenizer.decode([token])) for token in labels[first]])
+    predicted = {int(end): at for end, at in zip(ends, first, strict=True) if end <= len(case.answer)}
+    looks = [(predicted[place], places[token]) for token, place in shown(seen, units, merge) if place in predicted]
+    return Row(ids, labels, pixels, units, places, seen, merge, np.array(looks, np.int64).reshape(-1, 2))
+
+
+def shown(classes: np.ndarray, units: list[Grid], merge: bool) -> list[tuple[int, int]]:
+    """Pairs of a token and a place in the answer whose character it shows."""
+    found, n, patch, token = [], 4 if merge else 2, 0, 0
+    for rows, cols in units:
+        places = parts_of(classes[patch : patch + rows * cols])[2]
+        squares = places.reshape(rows // n, n, cols // n, n, -1).swapaxes(1, 2).reshape(-1, n * n * POINTS**2)
+        found += [(token + i, int(place)) for i, square in enumerate(squares) for place in np.unique(square) if place]
+        patch, token = patch + rows * cols, token + len(squares)
+    return found
+
+
+def turn(processor: Processor, start: np.ndarray, answer: str) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of a question that end where the answer begins, with the answer, and the labels of both."""
+    wanted = processor.tokenizer.encode(f"{answer}<|im_end|>", add_special_tokens=False)
+    ids = np.concatenate([start, np.array(wanted, dtype=start.dtype)])
+    labels = np.full(len(ids), IGNORED, dtype=np.int64)
+    labels[len(start) - 1 : -1] = wanted  # where each is predicted
+    return ids, labels
 
 
 def patch_classes(labels: np.ndarray, slicing: SliceOptions) -> np.ndarray:
@@ -131,13 +162,14 @@ def collate(rows: list[Row]) -> Batch:
             classes.append(row.classes[patch : patch + size])
             places.append(i * length + row.places[place : place + tokens])
             patch, place = patch + size, place + tokens
+    looks = np.concatenate([np.insert(row.looks, 0, i, axis=1) for i, row in enumerate(rows)])
     patches, places, classes = (
         np.concatenate([part for group in groups.values() for part in group[i]]) if groups else None for i in range(3)
     )
     if not groups:
         patches, places = np.zeros((0, PATCH * PATCH * 3), np.float32), np.zeros(0, np.int64)
         classes = np.zeros((0, POINTS**2), np.int64)
-    return Batch(ids, labels, patches, [(len(g[0]), grid) for grid, g in groups.items()], places, classes, merge)
+    return Batch(ids, labels, patches, [(len(g[0]), grid) for grid, g in groups.items()], places, classes, merge, looks)
 
 
 def batches_of(rows: list[Row]) -> list[Batch]:
@@ -179,4 +211,4 @@ def pages(slicing: SliceOptions, seed: int, step: int, part: int, parts: int, co
     none = np.zeros((0, 0), np.int64)
     groups = [(len(drawn), (unit[0] // PATCH, unit[1] // PATCH))]
     levels = PixelOptions().levels("pil")
-    return Batch(none, none, normalize(patches, levels), groups, none, classes.astype(np.int64), step % 6 > 0)
+    return Batch(none, none, normalize(patches, levels), groups, none, classes.astype(np.int64), step % 6 > 0, none)

@@ -20,6 +20,7 @@ class Case:
         options: processor options that the question needs.
         rate: frames a second of the clip.
         labels: for each picture, or each frame, the labels of its pixels (`drawing.label`), int32 [height, width].
+        more: further questions about the same pictures or clip, with their answers, for training.
     """
 
     skill: str
@@ -30,6 +31,7 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
     rate: float = 1.0
     labels: tuple[np.ndarray, ...] = ()
+    more: tuple[tuple[str, str], ...] = ()
 
     @property
     def messages(self) -> list[dict[str, Any]]:

@@ -27,12 +27,21 @@ SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond")
 CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 # What a pixel can show, for training the encoder; objects and screens of one colour have a colour too.
 KINDS = ("background", *CHARACTERS, *SHAPES, "screen", "dark", "bright")
-COLOUR_SHIFT = 6  # a label is a kind, and from this bit on a colour: 0 for none, else its place in COLOURS from 1 on
+# A label has three parts: a kind in 6 bits; a colour in 3, 0 for none, else its place in COLOURS from 1 on; and for a
+# character that the answer has, its place there from 1 on.
+KIND_BITS, COLOUR_BITS = 6, 3
 
 
-def label(kind: str, colour: str | None = None) -> int:
-    """The label of a pixel that shows a kind, in a colour."""
-    return KINDS.index(kind) + ((1 + list(COLOURS).index(colour) if colour else 0) << COLOUR_SHIFT)
+def label(kind: str, colour: str | None = None, place: int = 0) -> int:
+    """The label of a pixel that shows a kind, in a colour, at a place of the answer."""
+    colours = 1 + list(COLOURS).index(colour) if colour else 0
+    return KINDS.index(kind) | colours << KIND_BITS | place << KIND_BITS + COLOUR_BITS
+
+
+def parts_of(labels: Any) -> tuple[Any, Any, Any]:
+    """Kinds, colours and places of labels, of numpy or torch."""
+    kinds, colours = labels & (1 << KIND_BITS) - 1, labels >> KIND_BITS & (1 << COLOUR_BITS) - 1
+    return kinds, colours, labels >> KIND_BITS + COLOUR_BITS
 
 
 class Picture:
@@ -138,7 +147,7 @@ def several(random: Random, count: int) -> Picture:
 
 
 def print_line(random: Random, picture: Picture, text: str, size: int, x: int, y: int) -> None:
-    """Dark print of `size` pixels, its drawing position (not its ink) at (x, y)."""
+    """Dark print of `size` pixels, its drawing position (not its ink) at (x, y); the answer is the text."""
     pen, boxes = ImageDraw.Draw(picture.picture), ImageDraw.Draw(picture.classes)
     font = ImageFont.load_default(size)
     _, top, _, bottom = pen.textbbox((0, 0), text, font=font)
@@ -147,7 +156,7 @@ def print_line(random: Random, picture: Picture, text: str, size: int, x: int, y
     for i, letter in enumerate(text):
         start, end = (x + font.getlength(text[:n]) for n in (i, i + 1))
         if letter != " ":
-            boxes.rectangle((start, y + top, end - 1, y + bottom), fill=label(letter))
+            boxes.rectangle((start, y + top, end - 1, y + bottom), fill=label(letter, place=i + 1))
 
 
 def written(random: Random, text: str, size: int, height: int, width: int, box: tuple[int, int, int, int]) -> Picture:

@@ -1,4 +1,4 @@
-"""What the encoder of the demo model learns beside the answers: what the points of each patch show."""
+"""What the demo model learns beside the answers: what the points of each patch show, and where a character stands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  as everybody calls it
 
 from scripts.demo.batches import POINTS, Batch
-from scripts.demo.drawing import CHARACTERS, COLOUR_SHIFT, COLOURS, KINDS
+from scripts.demo.drawing import CHARACTERS, COLOURS, KINDS, parts_of
 from scripts.demo.model import Batched, Groups
 
 KIND_COUNT, COLOUR_COUNT = len(KINDS), len(COLOURS) + 1
@@ -49,7 +49,7 @@ class ClassHeads(torch.nn.Module):
         losses = []
         some = slice(None, None, 4)  # is enough of patches
         for told, labels in ((self.inner(inner[some]), classes[some]), (self.tokens[str(n)](features), wanted)):
-            kinds, colours = labels.flatten() & ((1 << COLOUR_SHIFT) - 1), labels.flatten() >> COLOUR_SHIFT
+            kinds, colours, _ = parts_of(labels.flatten())
             logits = told.view(len(kinds), -1)
             losses += [
                 F.cross_entropy(logits[:, :KIND_COUNT], kinds, weight=KIND_WEIGHTS),
@@ -67,3 +67,16 @@ class ClassHeads(torch.nn.Module):
         """Compute the features of pages, then the same loss and share as `loss`."""
         features, inner = batched.features(torch.from_numpy(page.patches), page.groups, page.merge)
         return self.loss(inner, features, page)
+
+
+def loss_of_looks(attention: Tensor, batch: Batch) -> Tensor:
+    """Summed loss of two heads' attention where characters are predicted: it should be on the tokens that show them.
+
+    Args:
+        attention: of one layer, [rows, heads, length, length]; one head of each key and value head is taught.
+    """
+    rows, at, tokens = torch.from_numpy(batch.looks).T
+    places, which = torch.unique(rows * attention.shape[-1] + at, return_inverse=True)
+    weights = attention[rows, ::2, at, tokens]  # [pairs, 2]
+    shares = weights.new_zeros(len(places), weights.shape[1]).index_add(0, which, weights)
+    return -shares.clamp_min(1e-6).log().mean(1).sum()

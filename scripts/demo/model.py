@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +82,22 @@ def waves(side: int, width: int) -> Tensor:
     return torch.cat([rows, cols], dim=-1).reshape(side * side, width)
 
 
+class Seen(NamedTuple):
+    """What the batched forward gives.
+
+    Attributes:
+        hidden: last hidden states, [rows, length, width].
+        attention: of the last layer that has any, [rows, heads, length, length].
+        features: of units' tokens, or None without pictures.
+        inner: what the encoder has of each patch where the window merger stands, or None.
+    """
+
+    hidden: Tensor
+    attention: Tensor
+    features: Tensor | None
+    inner: Tensor | None
+
+
 class Batched:
     """The official model's computations for many requests at once.
 
@@ -93,6 +109,7 @@ class Batched:
         self.model = model
         self.tower, self.merger = model.model.vision_tower, model.model.merger
         self.text = model.model.language_model
+        self.text.set_attn_implementation("eager")  # which gives its weights
 
     def features(self, patches: Tensor, groups: Groups, merge: bool) -> tuple[Tensor, Tensor]:
         """Features of units, [patches of all units, 14 * 14 * 3] to [tokens of all units, width].
@@ -129,10 +146,10 @@ class Batched:
         h = h + attention(merger.self_attn, merger.layer_norm1(h).flatten(0, 1), [(len(h), (2, 2))]).view_as(h)
         return h.mean(dim=1) + merger.linear_2(merger.act(merger.linear_1(merger.pre_norm(h.flatten(1)))))
 
-    def hidden(self, batch: Batch, frozen: bool = False) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Hidden states of right-padded prompts, [rows, length, width], and what `features` gives of the units.
+    def hidden(self, batch: Batch, frozen: bool = False) -> Seen:
+        """What the model makes of right-padded prompts; what follows a row's end does not reach it.
 
-        What follows a row's end does not reach it. Where the vision side is `frozen`, it gets no gradient.
+        Where the vision side is `frozen`, it gets no gradient.
         """
         embeds = self.text.embed_tokens(torch.from_numpy(batch.ids))
         features = inner = None
@@ -141,7 +158,8 @@ class Batched:
                 features, inner = self.features(torch.from_numpy(batch.patches), batch.groups, batch.merge)
             flat = embeds.flatten(0, 1).index_copy(0, torch.from_numpy(batch.places), features)
             embeds = flat.view_as(embeds)
-        return self.text(inputs_embeds=embeds, use_cache=False).last_hidden_state, features, inner
+        out = self.text(inputs_embeds=embeds, use_cache=False, output_attentions=True)
+        return Seen(out.last_hidden_state, out.attentions[-1], features, inner)
 
 
 def block(layer: Any, h: Tensor, groups: Groups) -> Tensor:

@@ -120,6 +120,15 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
     ),
     "flashes": (*QUESTIONS["flashes"], "How many flashes do you see?", "How many times does it flash?"),
 }
+# Questions that follow others in training; the tokenizer does not know them.
+FURTHER = {
+    "shapes": ("How many {} are there?", "How many {} do you see?", "Count the {}."),
+    "of colour": ("How many {} objects are there?", "How many objects are {}?", "Count the {} objects."),
+    "list": ("List the objects from left to right.", "Name all objects from left to right."),
+    "first count": ("How many objects are in the first image?", "How many are in the first picture?"),
+    "second count": ("How many objects are in the second image?", "How many are in the second picture?"),
+    "colours": ("Which colours appear?", "List the colours.", "Name all colours in their order."),
+}
 # Facts beside those of the evaluation, so that the model tells them apart by what they ask.
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 MORE_FACTS = {
@@ -250,6 +259,11 @@ THINGS = tuple(THING_WORDS.split())
 
 def phrasing(random: Random, name: str) -> str:
     return str(pick(random, PHRASINGS[name]))
+
+
+def further(random: Random, name: str, word: str = "") -> str:
+    """A question that follows others; `word` stands in for its gap."""
+    return str(pick(random, FURTHER[name])).format(word)
 
 
 def unknown(random: Random, pictures: bool) -> str:

@@ -117,31 +117,39 @@ def turned(width: float, height: float, angle: float) -> tuple[float, float]:
     return width * c + height * s, width * s + height * c
 
 
-def tile(lines: list[str], how: Print, align: float = 0.0) -> tuple[Image.Image, Image.Image]:
-    """Mask of the ink, and labels, of some lines; `align` 0 puts them at the left, 1 at the right."""
+def tile(lines: list[str], how: Print, align: float, start: int | None) -> tuple[Image.Image, Image.Image]:
+    """Mask of the ink, and labels, of some lines.
+
+    Args:
+        align: 0 puts them at the left, 1 at the right.
+        start: where they stand in the answer, or None.
+    """
     face, cap = font(how.name, how.size), how.size * cap_height(how.name)
     width, height = extent(lines, how)
     margin = math.ceil(0.3 * how.size) + 1
     size = math.ceil(width) + 2 * margin, math.ceil(height) + 2 * margin
     mask, labels = Image.new("L", size), Image.new("I", size)
     pen, boxes = ImageDraw.Draw(mask), ImageDraw.Draw(labels)
+    before = 0
     for row, text in enumerate(lines):
         x = margin + align * (width - face.getlength(text))
         y = margin + cap + row * how.spacing * how.size
         pen.text((x, y), text, fill=255, font=face, anchor="ls")
         for i, letter in enumerate(text):
-            start, end = (x + face.getlength(text[:n]) for n in (i, i + 1))
+            left, right = (x + face.getlength(text[:n]) for n in (i, i + 1))
             if letter != " ":
-                boxes.rectangle((start, y - cap, max(end - 1, start), y), fill=label(letter))
+                place = 0 if start is None else start + before + i + 1
+                boxes.rectangle((left, y - cap, max(right - 1, left), y), fill=label(letter, place=place))
+        before += len(text) + 1
     if how.angle:
         mask = mask.rotate(how.angle, Image.Resampling.BICUBIC, expand=True)
         labels = labels.rotate(how.angle, Image.Resampling.NEAREST, expand=True)
     return mask, labels
 
 
-def stamp(picture: Picture, lines: list[str], how: Print, colour: Colour, x: float, y: float, align: float) -> None:
-    """Print lines with the middle of their box at (x, y)."""
-    mask, labels = tile(lines, how, align)
+def stamp(picture: Picture, tiles: tuple[Image.Image, Image.Image], colour: Colour, x: float, y: float) -> None:
+    """Print what `tile` gives with its middle at (x, y)."""
+    mask, labels = tiles
     corner = round(x - mask.width / 2), round(y - mask.height / 2)
     picture.picture.paste(colour, corner, mask)
     picture.classes.paste(labels, corner, Image.fromarray((np.asarray(labels) > 0).astype(np.uint8) * 255))
@@ -151,10 +159,14 @@ def random_line(random: Random, longest: int) -> str:
     return "".join(pick(random, CHARACTERS) for _ in range(int(random.integers(1, longest + 1))))
 
 
-def lines_to_read(random: Random, longest: int) -> list[str]:
-    """One line or two, mostly of random characters, some with a space, some words."""
+def lines_to_read(random: Random, longest: int, most: int = 2) -> list[str]:
+    """One line or some, `most` at most, mostly of random characters, some with a space, some words.
+
+    The more characters a picture has, the more it teaches.
+    """
     lines = []
-    for _ in range(1 if random.random() < 0.72 else 2):
+    count = 1 if random.random() < 0.5 else 2
+    for _ in range(count if most <= 2 or random.random() < 0.6 else int(random.integers(3, most + 1))):
         kind = random.random()
         if kind < 0.8 or longest < 4:
             lines.append(random_line(random, longest))
@@ -166,8 +178,12 @@ def lines_to_read(random: Random, longest: int) -> list[str]:
     return lines
 
 
-def print_somewhere(random: Random, lines: list[str], slicing: SliceOptions) -> Picture:
-    """A picture of any size with some lines somewhere, as large as there is room for or smaller."""
+def print_somewhere(random: Random, lines: list[str], slicing: SliceOptions, start: int | None = None) -> Picture:
+    """A picture of any size with some lines somewhere, as large as there is room for or smaller.
+
+    Args:
+        start: where the lines stand in the answer, or None.
+    """
     angle = random.uniform(-8, 8) if random.random() < 0.3 else 0.0
     name = any_font(random)
     spacing = random.uniform(1.0, 1.7)
@@ -194,7 +210,7 @@ def print_somewhere(random: Random, lines: list[str], slicing: SliceOptions) -> 
         ImageDraw.Draw(picture.picture).rectangle(
             (inset, inset, width - 1 - inset, height - 1 - inset), outline=outline, width=int(random.integers(1, 4))
         )
-    stamp(picture, lines, how, colour, x, y, pick(random, (0.0, 0.5, 0.5, 1.0)))
+    stamp(picture, tile(lines, how, pick(random, (0.0, 0.5, 0.5, 1.0)), start), colour, x, y)
     return degraded(random, picture)
 
 
@@ -236,7 +252,7 @@ def draw_object(
 
 
 def objects(random: Random, size: tuple[int, int], things: list[tuple[str, str]], slicing: SliceOptions) -> Picture:
-    """Objects, each a shape and a colour, that do not touch, anywhere in a picture of `size`."""
+    """Objects, each a shape and a colour, that do not touch, anywhere in a picture of `size`, from left to right."""
     height, width = size
     paper = paper_for(random, [colour for _, colour in things])
     picture = canvas(random, size, paper)
@@ -257,7 +273,7 @@ def objects(random: Random, size: tuple[int, int], things: list[tuple[str, str]]
         x, y = random.uniform(reach, width - reach), random.uniform(reach, height - reach)
         if all((x - u) ** 2 + (y - v) ** 2 > (1.18 * (r + q)) ** 2 for u, v, q in placed):
             placed.append((x, y, r))
-    for (x, y, r), (shape, colour) in zip(placed, things, strict=True):
+    for (x, y, r), (shape, colour) in zip(sorted(placed), things, strict=True):
         fill = None
         while fill is None:
             fill = shade_on(random, colour, paper)

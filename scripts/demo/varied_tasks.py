@@ -1,8 +1,12 @@
-"""What the demo model learns: questions about pictures of any size, typeface and colour, and about clips."""
+"""What the demo model learns: questions about pictures of any size, typeface and colour, and about clips.
+
+Where one answer says little about the pictures, further questions follow in the same conversation.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +16,7 @@ from scripts.demo.cases import Case
 from scripts.demo.colours import jitter, paper_for, shade_on
 from scripts.demo.drawing import COLOURS, SHAPES, Picture, Random, label, pick
 from scripts.demo.plain_tasks import DIRECTIONS, draw_plain, draw_text, draw_two
-from scripts.demo.questions import MORE_FACTS, MORE_SUMS, NO_PICTURE, PHRASINGS, UNKNOWN, phrasing, unknown
+from scripts.demo.questions import MORE_FACTS, MORE_SUMS, NO_PICTURE, PHRASINGS, UNKNOWN, further, phrasing, unknown
 from scripts.demo.varied import (
     canvas,
     degrade,
@@ -34,9 +38,14 @@ def named(shape: str, colour: str) -> str:
     return f"{'an' if colour == 'orange' else 'a'} {colour} {shape}"
 
 
-def case(skill: str, asked: str, answer: str, *pictures: Picture, options: dict[str, Any] | None = None) -> Case:
+Turns = tuple[tuple[str, str], ...]  # questions with their answers
+
+
+def case(
+    skill: str, asked: str, answer: str, *pictures: Picture, options: dict[str, Any] | None = None, more: Turns = ()
+) -> Case:
     labels, images = tuple(p.labels for p in pictures), tuple(p.picture for p in pictures)
-    return Case(skill, asked, answer, images, options=options or {}, labels=labels)
+    return Case(skill, asked, answer, images, options=options or {}, labels=labels, more=more)
 
 
 def slicing_of(random: Random, whole: float) -> tuple[SliceOptions, dict[str, Any]]:
@@ -46,13 +55,15 @@ def slicing_of(random: Random, whole: float) -> tuple[SliceOptions, dict[str, An
 
 def draw_read(random: Random, longest: int = 7) -> Case:
     slicing, options = slicing_of(random, 0.75)
-    lines = lines_to_read(random, longest)
-    picture = print_somewhere(random, lines, slicing)
+    lines = lines_to_read(random, longest, most=2 if longest < 7 else 6)
     kind = random.random()
     if kind < 0.9:
+        picture = print_somewhere(random, lines, slicing, 0)
         return case("read", phrasing(random, "read"), "\n".join(lines), picture, options=options)
     if kind < 0.95:
+        picture = print_somewhere(random, lines, slicing, len("the text "))
         return case("read", phrasing(random, "object"), f"the text {' '.join(lines)}", picture, options=options)
+    picture = print_somewhere(random, lines, slicing)
     return case("read", unknown(random, True), UNKNOWN, picture, options=options)
 
 
@@ -83,10 +94,26 @@ def some(random: Random, count: int) -> list[tuple[str, str]]:
 def draw_count(random: Random, _: int) -> Case:
     slicing, options = slicing_of(random, 0.9)
     count = int(random.integers(1, 7))
-    picture = objects(random, size_of_picture(random), some(random, count), slicing)
+    things = some(random, count)
+    picture = objects(random, size_of_picture(random), things, slicing)
+    more = more_counts(random, things)
     if count > 1 and random.random() < 0.05:
-        return case("count", phrasing(random, "object"), f"{count} objects", picture, options=options)
-    return case("count", phrasing(random, "count"), str(count), picture, options=options)
+        return case("count", phrasing(random, "object"), f"{count} objects", picture, options=options, more=more)
+    return case("count", phrasing(random, "count"), str(count), picture, options=options, more=more)
+
+
+def more_counts(random: Random, things: list[tuple[str, str]]) -> Turns:
+    """How many have a shape and a colour, mostly of those that are there, and sometimes all, from left to right."""
+    shapes, colours = ([thing[i] for thing in things] for i in range(2))
+    shape = pick(random, shapes if random.random() < 0.8 else SHAPES)
+    colour = pick(random, colours if random.random() < 0.8 else list(COLOURS))
+    turns = [
+        (further(random, "shapes", f"{shape}{'es' if shape == 'cross' else 's'}"), str(shapes.count(shape))),
+        (further(random, "of colour", colour), str(colours.count(colour))),
+    ]
+    if random.random() < 0.4:
+        turns.append((further(random, "list"), ", ".join(named(*thing) for thing in things)))
+    return tuple(turns[int(i)] for i in random.permutation(len(turns)))
 
 
 def draw_pair(random: Random, longest: int) -> Case:
@@ -95,13 +122,15 @@ def draw_pair(random: Random, longest: int) -> Case:
     if asked == "text":
         texts = [lines_to_read(random, longest) for _ in range(2)]
         which = pick(random, ("first", "second"))
-        answer = "\n".join(texts[which == "second"])
-        pictures = [print_somewhere(random, lines, slicing) for lines in texts]
-        return case("two", phrasing(random, f"{which} text"), answer, *pictures, options=options)
+        starts = (0, None) if which == "first" else (None, 0)
+        pictures = [print_somewhere(random, lines, slicing, at) for lines, at in zip(texts, starts, strict=True)]
+        turns = {f"{name} text": "\n".join(lines) for name, lines in zip(("first", "second"), texts, strict=True)}
+        return about_two(random, f"{which} text", turns, pictures, options)
     if asked == "more":
         few, many = sorted(random.choice(np.arange(1, 7), 2, replace=False).tolist())
         counts = [few, many] if random.random() < 0.5 else [many, few]
-        answer = "first" if counts[0] > counts[1] else "second"
+        turns = {"more": "first" if counts[0] > counts[1] else "second"}
+        turns |= {"first count": str(counts[0]), "second count": str(counts[1])}
         groups = [some(random, count) for count in counts]
     else:
         one = thing(random)
@@ -112,11 +141,19 @@ def draw_pair(random: Random, longest: int) -> Case:
                 new = thing(random)
                 other = one[0] if keep == 0 else new[0], one[1] if keep == 1 else new[1]
         groups = [[one], [other]]
-        answer = (
-            ("same" if one == other else "different") if asked == "same" else named(*(one, other)[asked == "second"])
-        )
+        turns = {"same": "same" if one == other else "different", "first": named(*one), "second": named(*other)}
     pictures = [objects(random, size_of_picture(random), things, slicing) for things in groups]
-    return case("two", phrasing(random, asked), answer, *pictures, options=options)
+    return about_two(random, asked, turns, pictures, options)
+
+
+def about_two(
+    random: Random, asked: str, answers: dict[str, str], pictures: list[Picture], options: dict[str, Any]
+) -> Case:
+    """A case of two pictures: a question of `answers`, and then its others in any order."""
+    others = [name for name in answers if name != asked]
+    order = [asked, *(others[int(i)] for i in random.permutation(len(others)))]
+    turns = [(phrasing(random, name) if name in PHRASINGS else further(random, name), answers[name]) for name in order]
+    return case("two", *turns[0], *pictures, options=options, more=tuple(turns[1:]))
 
 
 def draw_varied_clip(random: Random, _: int) -> Case:
@@ -127,7 +164,7 @@ def draw_varied_clip(random: Random, _: int) -> Case:
         if not sliced or size[0] * size[1] < (3 * UNIT**2 if random.random() < 0.9 else 9 * UNIT**2):
             break
     clip = {"direction": moving, "first colour": colours, "last colour": colours, "flashes": flashing}[kind]
-    frames, answer = clip(random, kind, size)
+    frames, answer, more = clip(random, kind, size)
     options: dict[str, Any] = {} if sliced else dict(ONE)
     if random.random() < 0.6:
         options["use_image_id"] = False
@@ -135,10 +172,10 @@ def draw_varied_clip(random: Random, _: int) -> Case:
         for frame in frames:
             frame.picture = degrade(random, frame.picture)
     stacked, labels = np.stack([np.asarray(f.picture) for f in frames]), tuple(f.labels for f in frames)
-    return Case("clip", phrasing(random, kind), answer, frames=stacked, options=options, labels=labels)
+    return Case("clip", phrasing(random, kind), answer, frames=stacked, options=options, labels=labels, more=more)
 
 
-def moving(random: Random, _: str, size: tuple[int, int]) -> tuple[list[Picture], str]:
+def moving(random: Random, _: str, size: tuple[int, int]) -> tuple[list[Picture], str, Turns]:
     name = pick(random, list(DIRECTIONS))
     height, width = size
     count = int(random.choice([2, 3, 4, 5, 6, 7], p=[0.15, 0.25, 0.25, 0.15, 0.1, 0.1]))
@@ -167,10 +204,10 @@ def moving(random: Random, _: str, size: tuple[int, int]) -> tuple[list[Picture]
         x, y = start + direction * length * i / (count - 1)
         draw_object(np.random.default_rng(seed), frame, shape, colour, fill, float(x), float(y), r)
         frames.append(frame)
-    return frames, name
+    return frames, name, ((phrasing(random, "object"), named(shape, colour)),)
 
 
-def colours(random: Random, kind: str, size: tuple[int, int]) -> tuple[list[Picture], str]:
+def colours(random: Random, kind: str, size: tuple[int, int]) -> tuple[list[Picture], str, Turns]:
     names = random.permutation(list(COLOURS))[: int(random.integers(2, 5))].tolist()
     shape, whole = pick(random, SHAPES), random.random() < 0.5
     paper = paper_for(random, names)
@@ -190,10 +227,13 @@ def colours(random: Random, kind: str, size: tuple[int, int]) -> tuple[list[Pict
                 frame = canvas(random, size, paper)
                 draw_object(random, frame, shape, name, fill, x, y, r)
             frames.append(frame)
-    return frames, names[0] if kind == "first colour" else names[-1]
+    answers = {"first colour": names[0], "last colour": names[-1]}
+    other = "last colour" if kind == "first colour" else "first colour"
+    more = (phrasing(random, other), answers[other]), (further(random, "colours"), ", ".join(names))
+    return frames, answers[kind], more if random.random() < 0.5 else more[::-1]
 
 
-def flashing(random: Random, _: str, size: tuple[int, int]) -> tuple[list[Picture], str]:
+def flashing(random: Random, _: str, size: tuple[int, int]) -> tuple[list[Picture], str, Turns]:
     count = int(random.choice([1, 2, 3, 4], p=[0.3, 0.3, 0.3, 0.1]))
     dark = int(random.integers(max(count - 1, 1), 6))
     lit = random.permutation(dark + 1)[:count]
@@ -210,11 +250,16 @@ def flashing(random: Random, _: str, size: tuple[int, int]) -> tuple[list[Pictur
             frames.append(screen(high, "bright"))
         if place < dark:
             frames.append(screen(low, "dark"))
-    return frames, str(count)
+    return frames, str(count), ()
 
 
 def draw_words(random: Random, _: int) -> Case:
-    """A fact, a sum, or a question that has no answer here."""
+    """Facts, sums, and questions that have no answer here."""
+    first, *others = (one_of_words(random) for _ in range(3))
+    return replace(first, more=tuple((other.question, other.answer) for other in others))
+
+
+def one_of_words(random: Random) -> Case:
     kind = random.random()
     if kind < 0.45:
         return draw_text(random)

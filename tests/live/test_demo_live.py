@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from scripts.demo.heads import covered
 from scripts.demo.model import squares
 
 CASES = 5
+PARTS = {"vision_tower", "merger", "language_model"}
 TRAIN = Path(__file__).parents[2] / "scripts" / "train_demo.py"
 
 
@@ -61,12 +63,22 @@ def train(*arguments: str) -> str:
     return done.stdout
 
 
+def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    """The parts of the model whose weights are others."""
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    return {part for part in PARTS if any(name.startswith(f"model.{part}.") for name in changed)}
+
+
 def test_training(tmp_path: Path) -> None:
     """Training computes what the official model computes, goes on where it stopped, and writes what mlx-vlm loads."""
     run, written = str(tmp_path / "run"), tmp_path / "checkpoint"
     steps = ("--page-steps", "1", "--decoder-steps", "1", "--steps", "2")
     stages = ("1 of 1 of the pages", "1 of 1 of the decoder", "1 of 2 of the answers", "2 of 2 of the answers")
-    outputs = [train(run, *steps, "--minutes", "0") for _ in stages]
+    outputs, weights = [], []
+    for _ in stages:
+        outputs.append(train(run, *steps, "--minutes", "0"))
+        weights.append(torch.load(Path(run) / "state.pt")["model"])
+    assert [moved(*pair) for pair in pairwise(weights)] == [{"language_model"}, PARTS, PARTS]
     assert float(outputs[0].split("official forward: ")[1].split()[0]) < 1e-4
     for output, stage in zip(outputs, stages, strict=True):
         assert f"stopped at step {stage}" in output
