@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from scripts.demo.drawing import CHARACTERS, COLOURS, KINDS, parts_of
 from scripts.demo.model import Batched, Groups
 
 KIND_COUNT, COLOUR_COUNT = len(KINDS), len(COLOURS) + 1
+PERIODS = (2.0, 1.0, 0.5, 0.25)  # of the waves that tell a place, in sides of a unit
+PLACES = 4.0  # weight of their loss; at 1 the encoder is slow to keep places
 # Most points are background, and have no colour.
 KIND_WEIGHTS = torch.tensor([0.1] + [1.0] * (KIND_COUNT - 1))
 COLOUR_WEIGHTS = torch.tensor([0.02] + [1.0] * (COLOUR_COUNT - 1))
@@ -27,11 +30,24 @@ def covered(classes: Tensor, groups: Groups, n: int) -> Tensor:
     return torch.cat(parts)
 
 
+def places_of(groups: Groups, n: int) -> Tensor:
+    """Where tokens of n * n patches stand in their units, as sines and cosines: [tokens, 4 * waves]."""
+    frequencies = 2 * math.pi / torch.tensor(PERIODS)
+    parts = []
+    for count, grid in groups:
+        rows, cols = (((torch.arange(side // n) + 0.5) * n / side)[:, None] * frequencies for side in grid)
+        rows, cols = (torch.cat([angles.sin(), angles.cos()], dim=1) for angles in (rows, cols))
+        both = [rows[:, None].expand(-1, len(cols), -1), cols[None].expand(len(rows), -1, -1)]
+        parts.append(torch.cat(both, dim=-1).flatten(0, 1).repeat(count, 1))
+    return torch.cat(parts)
+
+
 class ClassHeads(torch.nn.Module):
     """What the encoder learns beside the answers, and only while it is trained: what the points of each patch show.
 
     It is told from what the encoder has of a patch where the window merger stands, and again from each token of its
-    features, for all patches that the token covers.
+    features, for all patches that the token covers. From the features it is told too where in its unit a token stands:
+    what is to be read or counted goes over many tokens, and the decoder has nothing else to put them together by.
     """
 
     def __init__(self, model: Any) -> None:
@@ -40,9 +56,10 @@ class ClassHeads(torch.nn.Module):
         count = POINTS**2 * (KIND_COUNT + COLOUR_COUNT)
         self.inner = torch.nn.Linear(width, count)
         self.tokens = torch.nn.ModuleDict({str(n): torch.nn.Linear(features, n * n * count) for n in (2, 4)})
+        self.places = torch.nn.Linear(features, 4 * len(PERIODS))
 
     def loss(self, inner: Tensor, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Mean loss of a batch's points, and the share of characters' points that are told right from tokens."""
+        """Mean loss of a batch's points and places, and the share of characters' points told right from tokens."""
         n = 4 if batch.merge else 2
         classes = torch.from_numpy(batch.classes)
         wanted = covered(classes, batch.groups, n)
@@ -61,7 +78,8 @@ class ClassHeads(torch.nn.Module):
             if letters.any()
             else told.new_tensor(0)
         )
-        return torch.stack(losses).sum() / 2, right.detach()
+        places = F.mse_loss(self.places(features), places_of(batch.groups, n))
+        return torch.stack(losses).sum() / 2 + PLACES * places, right.detach()
 
     def of_page(self, batched: Batched, page: Batch) -> tuple[Tensor, Tensor]:
         """Compute the features of pages, then the same loss and share as `loss`."""

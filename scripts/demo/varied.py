@@ -196,7 +196,7 @@ def print_somewhere(random: Random, lines: list[str], slicing: SliceOptions, sta
             break
     if random.random() < 0.1:
         smallest *= 0.8
-    spread = log_uniform(random, smallest, largest) if random.random() < 0.6 else random.uniform(smallest, largest)
+    spread = log_uniform(random, smallest, largest) if random.random() < 0.3 else random.uniform(smallest, largest)
     size = max(int(spread), 8)
     how = Print(name, size, angle, spacing)
     paper = ground(random)

@@ -16,7 +16,7 @@ from support.conversions import convert_here
 
 from minicpmv46.demo import CHECKPOINT
 from scripts.demo.evaluate import ROWS, Answer, Row, answers_of_mlx, answers_of_official, slicing_of
-from scripts.demo.heads import covered
+from scripts.demo.heads import PERIODS, covered, places_of
 from scripts.demo.model import squares
 
 CASES = 5
@@ -61,6 +61,22 @@ def train(*arguments: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_training_knows_where_tokens_stand() -> None:
+    """Against the places of the patches that the forward joins."""
+    groups = [(2, (8, 12)), (1, (12, 4))]
+    middles = [torch.cartesian_prod(*((torch.arange(n) + 0.5) / n for n in grid)) for _, grid in groups]
+    patches = torch.cat([middle.repeat(count, 1) for middle, (count, _) in zip(middles, groups, strict=True)])
+    for n in (2, 4):
+        joined, units = patches, groups
+        for _ in range(n // 2):
+            joined = squares(joined, units).mean(1)
+            units = [(count, (rows // 2, cols // 2)) for count, (rows, cols) in units]
+        told = places_of(groups, n).view(len(joined), 2, 2, len(PERIODS))
+        for i, period in enumerate(PERIODS):
+            angles = 2 * torch.pi * joined / period
+            torch.testing.assert_close(told[..., i], torch.stack([angles.sin(), angles.cos()], dim=-1))
 
 
 def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
