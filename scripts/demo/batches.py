@@ -26,7 +26,7 @@ IGNORED = -100  # a label that is not learned, as torch has it
 PATCH = 14
 POINTS = 2  # labels along each side of a patch
 ROWS = 32  # requests of a step
-PAGES, BESIDE = 16, 8  # pages of a step of the encoder alone, and beside the requests of the whole model
+PAGES = 16  # of a step of the encoder alone, and beside the requests of the whole model
 EASE = 300, 1500  # steps between which pages become harder
 PATCHES, TOKENS = 6000, 6000  # at most, of the requests that are computed together
 
@@ -199,12 +199,12 @@ def answers(processor: Processor, seed: int, step: int, part: int, parts: int) -
     return batches_of(rows)
 
 
-def pages(slicing: SliceOptions, seed: int, step: int, part: int, parts: int, count: int = PAGES) -> Batch:
-    """One process's pages of the `count` of a step, all of one size, without ids; five of six steps in 16x."""
+def pages(slicing: SliceOptions, seed: int, step: int, part: int, parts: int) -> Batch:
+    """One process's pages of those of a step, all of one size, without ids; five of six steps in 16x."""
     ease = float(np.clip((EASE[1] - step) / (EASE[1] - EASE[0]), 0, 1))
     random = np.random.default_rng([seed, 0, step])
     unit = (slicing.scale_resolution,) * 2 if random.random() < ease else page_size(random, slicing)
-    drawn = [page(np.random.default_rng([seed, 1, step, i]), unit, slicing, ease) for i in range(part, count, parts)]
+    drawn = [page(np.random.default_rng([seed, 1, step, i]), unit, slicing, ease) for i in range(part, PAGES, parts)]
     half = PATCH // POINTS
     patches = np.concatenate([patchify(np.asarray(picture), PATCH) for picture, _ in drawn])
     classes = np.concatenate([of_patches(labels[half // 2 :: half, half // 2 :: half]) for _, labels in drawn])

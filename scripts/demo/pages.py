@@ -13,6 +13,8 @@ from scripts.demo.drawing import CHARACTERS, Picture, Random, label, pick
 from scripts.demo.fonts import PILLOW, cap_height, font
 from scripts.demo.varied import any_font, canvas, degraded, log_uniform, objects, thing
 
+PRINT = 13, 220  # pixels to the em in a unit
+
 
 def page(random: Random, unit: tuple[int, int], slicing: SliceOptions, ease: float) -> tuple[Image.Image, np.ndarray]:
     """A unit full of print or of objects and the labels of its pixels, for training the encoder alone.
@@ -46,13 +48,13 @@ def printed_page(random: Random, size: tuple[int, int], scale: float) -> Picture
     paper = ground(random)
     picture = canvas(random, size, paper)
     lines_of_one = random.random() < 0.5
-    y = random.uniform(-10, 4) * scale
-    em = log_uniform(random, 13, 110) * scale
+    em = log_uniform(random, *PRINT) * scale
+    y = random.uniform(-10, 4) * scale + random.uniform(0, 0.5) * max(em - 60 * scale, 0)
     name, colour = "", ink(random, paper)
     apart = random.random() < 0.6  # as in most pictures; where small print is dense, a token cannot hold it all
     while y < size[0]:
         if not lines_of_one:
-            em, colour = log_uniform(random, 13, 110) * scale, ink(random, paper)
+            em, colour = log_uniform(random, *PRINT) * scale, ink(random, paper)
         name = any_font(random)
         cap = print_row(random, picture, name, em, colour, y)
         y += cap + em * log_uniform(random, 0.12, 1.0)

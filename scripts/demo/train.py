@@ -28,7 +28,6 @@ from torch.nn import functional as F  # noqa: N812  as everybody calls it
 
 from minicpmv46.processing import Processor
 from scripts.demo.batches import (
-    BESIDE,
     IGNORED,
     PAGES,
     ROWS,
@@ -208,7 +207,7 @@ def train_answers(run: Run, folder: Path, seed: int, before: tuple[int, int], to
                 classes = run.heads.loss(seen.inner, seen.features, batch)[0] * len(batch.patches) / patches
             (whole / tokens + classes).backward()
             record += (loss.item() / tokens, classes.item(), 0, 0, right * world / ROWS)
-        page = pages(SLICED, seed, before[0] + step, rank, world, BESIDE)
+        page = pages(SLICED, seed, before[0] + step, rank, world)
         loss, letters = run.heads.of_page(batched, page)
         loss.backward()
         record += (0, 0, loss.item(), letters.item(), 0)
@@ -253,12 +252,12 @@ def main() -> None:
     parser.add_argument("--decoder-steps", type=int, default=3000, help="steps of the decoder alone, over all runs")
     parser.add_argument("--steps", type=int, default=9000, help="steps of the whole model after them, over all runs")
     parser.add_argument("--minutes", type=float, default=600.0, help="longest time of this run")
-    parser.add_argument("--processes", type=int, default=min(os.cpu_count() or 1, BESIDE), help="of one thread each")
+    parser.add_argument("--processes", type=int, default=min(os.cpu_count() or 1, PAGES), help="of one thread each")
     parser.add_argument("--seed", type=int, default=46)
     parser.add_argument("--export", type=Path, help="write the checkpoint that the run has reached to this folder")
     arguments = parser.parse_args()
-    if not 1 <= arguments.processes <= BESIDE:
-        parser.error(f"--processes {arguments.processes}: a step has {BESIDE} pages to share, so give 1 to {BESIDE}")
+    if not 1 <= arguments.processes <= PAGES:
+        parser.error(f"--processes {arguments.processes}: a step has {PAGES} pages to share, so give 1 to {PAGES}")
     if arguments.export is not None:
         export(arguments.run, arguments.export)
         return
