@@ -170,7 +170,7 @@ def test_training_asks_further_questions(loaded: Loaded) -> None:
     """They follow in the same conversation, and every answer is learned."""
     processor = loaded[1]
     for skill in ("count", "two", "clip", "text"):
-        case = draw(skill, np.random.default_rng(1))
+        case = next(case for case in (draw(skill, np.random.default_rng(seed)) for seed in range(20)) if case.more)
         row = make_row(processor, case, {})
         answers = (case.answer, *(answer for _, answer in case.more))
         assert processor.tokenizer.decode(row.labels[row.labels != IGNORED]) == "<|im_end|>".join((*answers, ""))

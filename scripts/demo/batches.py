@@ -200,7 +200,7 @@ def answers(processor: Processor, seed: int, step: int, part: int, parts: int) -
 
 
 def pages(slicing: SliceOptions, seed: int, step: int, part: int, parts: int) -> Batch:
-    """One process's pages of those of a step, all of one size, without ids; five of six steps in 16x."""
+    """One process's share of a step's pages, all of one size, without ids; five of six steps in 16x."""
     ease = float(np.clip((EASE[1] - step) / (EASE[1] - EASE[0]), 0, 1))
     random = np.random.default_rng([seed, 0, step])
     unit = (slicing.scale_resolution,) * 2 if random.random() < ease else page_size(random, slicing)

@@ -46,8 +46,8 @@ class ClassHeads(torch.nn.Module):
     """What the encoder learns beside the answers, and only while it is trained: what the points of each patch show.
 
     It is told from what the encoder has of a patch where the window merger stands, and again from each token of its
-    features, for all patches that the token covers. From the features it is told too where in its unit a token stands:
-    what is to be read or counted goes over many tokens, and the decoder has nothing else to put them together by.
+    features, for all patches that the token covers. The features must also tell where in its unit a token stands: a
+    letter or an object may cover several tokens, and without their places the decoder cannot join them.
     """
 
     def __init__(self, model: Any) -> None:

@@ -147,7 +147,7 @@ class Batched:
         return h.mean(dim=1) + merger.linear_2(merger.act(merger.linear_1(merger.pre_norm(h.flatten(1)))))
 
     def hidden(self, batch: Batch, frozen: bool = False) -> Seen:
-        """What the model makes of right-padded prompts; what follows a row's end does not reach it.
+        """Hidden states, attention and features of right-padded prompts; what follows a row's end does not reach it.
 
         Where the vision side is `frozen`, it gets no gradient.
         """

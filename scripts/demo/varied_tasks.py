@@ -260,6 +260,7 @@ def draw_words(random: Random, _: int) -> Case:
 
 
 def one_of_words(random: Random) -> Case:
+    """A fact, a sum, or a question that has no answer here."""
     kind = random.random()
     if kind < 0.45:
         return draw_text(random)

@@ -5,6 +5,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
@@ -15,9 +16,11 @@ from mlx_vlm import load
 from support.conversions import convert_here
 
 from minicpmv46.demo import CHECKPOINT
+from scripts.demo.batches import collate, make_row
 from scripts.demo.evaluate import ROWS, Answer, Row, answers_of_mlx, answers_of_official, slicing_of
-from scripts.demo.heads import PERIODS, covered, places_of
+from scripts.demo.heads import PERIODS, covered, loss_of_looks, places_of
 from scripts.demo.model import squares
+from scripts.demo.plain_tasks import draw_plain
 
 CASES = 5
 PARTS = {"vision_tower", "merger", "language_model"}
@@ -77,6 +80,20 @@ def test_training_knows_where_tokens_stand() -> None:
         for i, period in enumerate(PERIODS):
             angles = 2 * torch.pi * joined / period
             torch.testing.assert_close(told[..., i], torch.stack([angles.sin(), angles.cos()], dim=-1))
+
+
+def test_training_looks_at_what_is_read() -> None:
+    """The loss of the attention is 0 where all of it is on the right tokens, of the right rows, and high elsewhere."""
+    processor = load(str(CHECKPOINT))[1]
+    cases = [draw_plain("read", np.random.default_rng(seed)) for seed in range(3)]
+    batch = collate([make_row(processor, case, {}) for case in cases])
+    length = batch.ids.shape[1]
+    right = torch.zeros(len(cases), 4, length, length)
+    for row, at, token in batch.looks:
+        right[row, :, at, token] = 1
+    right /= right.sum(-1, keepdim=True).clamp_min(1)
+    assert loss_of_looks(right, batch).abs() < 1e-3
+    assert loss_of_looks(right.flip(0), batch) > 10
 
 
 def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
