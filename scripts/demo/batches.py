@@ -13,18 +13,26 @@ import numpy as np
 
 from minicpmv46.image import PixelOptions, normalize, patchify
 from minicpmv46.processing import Processor
-from minicpmv46.slicing import SliceOptions, plan_slices
+from minicpmv46.slicing import SliceOptions
 from scripts.demo.cases import Case
-from scripts.demo.drawing import parts_of
+from scripts.demo.labels import (
+    IGNORED,
+    PATCH,
+    POINTS,
+    SLOTS,
+    held,
+    joined,
+    middles,
+    of_patches,
+    patch_classes,
+    token_contents,
+)
 from scripts.demo.mixture import longest_at, options_of, skill_of
 from scripts.demo.pages import page, page_size
 from scripts.demo.varied_tasks import draw
 
 Grid = tuple[int, int]
 
-IGNORED = -100  # a label that is not learned, as torch has it
-PATCH = 14
-POINTS = 2  # labels along each side of a patch
 ROWS = 32  # requests of a step
 PAGES = 16  # of a step of the encoder alone, and beside the requests of the whole model
 EASE = 300, 1500  # steps between which pages become harder
@@ -41,8 +49,10 @@ class Row:
     units: list[Grid]
     places: np.ndarray
     classes: np.ndarray  # [patches, POINTS * POINTS]
+    slots: np.ndarray  # as `labels.Held` has them
+    counts: np.ndarray
     merge: bool  # whether the window merger runs: 16x
-    looks: np.ndarray  # [pairs, 2]: where a character of the first answer is predicted, and a token that shows it
+    looks: np.ndarray  # [pairs, 2]: where a character of the first answer is predicted, and a token that holds it
 
 
 @dataclass
@@ -55,8 +65,9 @@ class Batch:
         groups: how many units of which grid, in the order of `patches`.
         places: where the units' tokens stand in `ids.flatten()`, in the order of `patches`.
         classes: labels of points of each patch, [patches, POINTS * POINTS].
+        slots, counts: of the units' tokens, as `labels.Held` has them, in the order of `patches`.
         merge: whether the window merger runs (16x), for all.
-        looks: [pairs, 3] of a row, where a character is predicted, and where a token of a picture stands that shows it.
+        looks: [pairs, 3] of a row, where a character is predicted, and where a token of a picture stands that holds it.
     """
 
     ids: np.ndarray
@@ -65,6 +76,8 @@ class Batch:
     groups: list[tuple[int, Grid]]
     places: np.ndarray
     classes: np.ndarray
+    slots: np.ndarray
+    counts: np.ndarray
     merge: bool
     looks: np.ndarray
 
@@ -93,22 +106,13 @@ def make_row(processor: Processor, case: Case, options: dict[str, Any]) -> Row:
     pixels = inputs.get("pixel_values", np.zeros((0, 588), np.float32))
     seen = np.concatenate(classes) if classes else np.zeros((0, POINTS * POINTS), np.int64)
     merge = options.get("downsample_mode", "16x") == "16x"
+    tokens = joined([token_contents(picture, slicing, 4 if merge else 2) for picture in case.labels])
     first = np.flatnonzero(labels != IGNORED)
     ends = np.cumsum([len(processor.tokenizer.decode([token])) for token in labels[first]])
     predicted = {int(end): at for end, at in zip(ends, first, strict=True) if end <= len(case.answer)}
-    looks = [(predicted[place], places[token]) for token, place in shown(seen, units, merge) if place in predicted]
-    return Row(ids, labels, pixels, units, places, seen, merge, np.array(looks, np.int64).reshape(-1, 2))
-
-
-def shown(classes: np.ndarray, units: list[Grid], merge: bool) -> list[tuple[int, int]]:
-    """Pairs of a token and a place in the answer whose character it shows."""
-    found, n, patch, token = [], 4 if merge else 2, 0, 0
-    for rows, cols in units:
-        places = parts_of(classes[patch : patch + rows * cols])[2]
-        squares = places.reshape(rows // n, n, cols // n, n, -1).swapaxes(1, 2).reshape(-1, n * n * POINTS**2)
-        found += [(token + i, int(place)) for i, square in enumerate(squares) for place in np.unique(square) if place]
-        patch, token = patch + rows * cols, token + len(squares)
-    return found
+    looks = [(predicted[place], places[token]) for token, place in tokens.read.tolist() if place in predicted]
+    looks_ = np.array(looks, np.int64).reshape(-1, 2)
+    return Row(ids, labels, pixels, units, places, seen, tokens.slots, tokens.counts, merge, looks_)
 
 
 def turn(processor: Processor, start: np.ndarray, answer: str) -> tuple[np.ndarray, np.ndarray]:
@@ -118,30 +122,6 @@ def turn(processor: Processor, start: np.ndarray, answer: str) -> tuple[np.ndarr
     labels = np.full(len(ids), IGNORED, dtype=np.int64)
     labels[len(start) - 1 : -1] = wanted  # where each is predicted
     return ids, labels
-
-
-def patch_classes(labels: np.ndarray, slicing: SliceOptions) -> np.ndarray:
-    """Labels of the points of each patch of a picture, overview first, then slices: [patches, POINTS * POINTS]."""
-    plan, p = plan_slices(*labels.shape, slicing), slicing.patch_size // POINTS
-
-    def points(size: tuple[int, int]) -> np.ndarray:
-        middles = (2 * (np.arange(n // p) * p + p // 2) + 1 for n in size)  # of pixels, in halves
-        rows, cols = (place * m // (2 * n) for place, n, m in zip(middles, size, labels.shape, strict=True))
-        return labels[rows[:, None], cols]
-
-    parts = [of_patches(points(plan.overview))]
-    if plan.grid is not None and plan.refined is not None:
-        whole, (rows, cols) = points(plan.refined), plan.grid
-        height, width = whole.shape[0] // rows, whole.shape[1] // cols
-        tiles = whole.reshape(rows, height, cols, width).swapaxes(1, 2).reshape(-1, height, width)
-        parts += [of_patches(tile) for tile in tiles]
-    return np.concatenate(parts).astype(np.int64)
-
-
-def of_patches(points: np.ndarray) -> np.ndarray:
-    """[rows * POINTS, cols * POINTS] to [rows * cols, POINTS * POINTS]."""
-    rows, cols = (side // POINTS for side in points.shape)
-    return points.reshape(rows, POINTS, cols, POINTS).swapaxes(1, 2).reshape(rows * cols, POINTS**2)
 
 
 def collate(rows: list[Row]) -> Batch:
@@ -155,21 +135,24 @@ def collate(rows: list[Row]) -> Batch:
         ids[i, : len(row.ids)], labels[i, : len(row.ids)] = row.ids, row.labels
         patch = place = 0
         for grid in row.units:
-            patches, places, classes = groups.setdefault(grid, ([], [], []))
+            patches, places, classes, slots, counts = groups.setdefault(grid, ([], [], [], [], []))
             size = grid[0] * grid[1]
             tokens = size // (16 if merge else 4)
             patches.append(row.patches[patch : patch + size])
             classes.append(row.classes[patch : patch + size])
             places.append(i * length + row.places[place : place + tokens])
+            slots.append(row.slots[place : place + tokens])
+            counts.append(row.counts[place : place + tokens])
             patch, place = patch + size, place + tokens
     looks = np.concatenate([np.insert(row.looks, 0, i, axis=1) for i, row in enumerate(rows)])
-    patches, places, classes = (
-        np.concatenate([part for group in groups.values() for part in group[i]]) if groups else None for i in range(3)
+    nothing = (np.zeros((0, PATCH * PATCH * 3), np.float32), np.zeros(0, np.int64), np.zeros((0, POINTS**2), np.int64))
+    nothing += (np.zeros((0, SLOTS), np.int64), np.zeros(0, np.int64))
+    patches, places, classes, slots, counts = (
+        np.concatenate([none, *(part for group in groups.values() for part in group[i])])
+        for i, none in enumerate(nothing)
     )
-    if not groups:
-        patches, places = np.zeros((0, PATCH * PATCH * 3), np.float32), np.zeros(0, np.int64)
-        classes = np.zeros((0, POINTS**2), np.int64)
-    return Batch(ids, labels, patches, [(len(g[0]), grid) for grid, g in groups.items()], places, classes, merge, looks)
+    units = [(len(group[0]), grid) for grid, group in groups.items()]
+    return Batch(ids, labels, patches, units, places, classes, slots, counts, merge, looks)
 
 
 def batches_of(rows: list[Row]) -> list[Batch]:
@@ -208,7 +191,11 @@ def pages(slicing: SliceOptions, seed: int, step: int, part: int, parts: int) ->
     half = PATCH // POINTS
     patches = np.concatenate([patchify(np.asarray(picture), PATCH) for picture, _ in drawn])
     classes = np.concatenate([of_patches(labels[half // 2 :: half, half // 2 :: half]) for _, labels in drawn])
+    merge = step % 6 > 0
+    side = PATCH * (4 if merge else 2)
+    tokens = joined([held(middles(labels), (unit[0] // side, unit[1] // side)) for _, labels in drawn])
     none = np.zeros((0, 0), np.int64)
     groups = [(len(drawn), (unit[0] // PATCH, unit[1] // PATCH))]
-    levels = PixelOptions().levels("pil")
-    return Batch(none, none, normalize(patches, levels), groups, none, classes.astype(np.int64), step % 6 > 0, none)
+    patches = normalize(patches, PixelOptions().levels("pil"))
+    classes = classes.astype(np.int64)
+    return Batch(none, none, patches, groups, none, classes, tokens.slots, tokens.counts, merge, none)

@@ -27,13 +27,15 @@ SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond")
 CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 # What a pixel can show, for training the encoder; objects and screens of one colour have a colour too.
 KINDS = ("background", *CHARACTERS, *SHAPES, "screen", "dark", "bright")
-# A label has three parts: a kind in 6 bits; a colour in 3, 0 for none, else its place in COLOURS from 1 on; and for a
-# character that the answer has, its place there from 1 on.
+# A label has three parts: a kind in 6 bits; a colour in 3, 0 for none, else its place in COLOURS from 1 on; and the
+# place of a character or an object in the order of reading, from 1 on: for a character that the answer has, its place
+# there; for one that it has not, ELSEWHERE or more.
 KIND_BITS, COLOUR_BITS = 6, 3
+ELSEWHERE = 1000
 
 
 def label(kind: str, colour: str | None = None, place: int = 0) -> int:
-    """The label of a pixel that shows a kind, in a colour, at a place of the answer."""
+    """The label of a pixel that shows a kind, in a colour, of what has a place."""
     colours = 1 + list(COLOURS).index(colour) if colour else 0
     return KINDS.index(kind) | colours << KIND_BITS | place << KIND_BITS + COLOUR_BITS
 
@@ -105,17 +107,18 @@ def corners(shape: str, x: float, y: float, r: float) -> list[tuple[float, float
     raise ValueError(f"unknown shape {shape!r}")
 
 
+def fill_shape(image: Image.Image, shape: str, fill: Any, x: float, y: float, r: float) -> None:
+    pen = ImageDraw.Draw(image)
+    if shape == "circle":
+        pen.ellipse((x - r, y - r, x + r, y + r), fill=fill)
+    else:
+        pen.polygon(corners(shape, x, y, r), fill=fill)
+
+
 def draw_shape(random: Random, picture: Picture, shape: str, colour: str, x: float, y: float, r: float) -> None:
     """A shape in a shade of a colour."""
-    for image, fill in (
-        (picture.picture, shade(random, colour)),
-        (picture.classes, label(shape, colour)),
-    ):
-        pen = ImageDraw.Draw(image)
-        if shape == "circle":
-            pen.ellipse((x - r, y - r, x + r, y + r), fill=fill)
-        else:
-            pen.polygon(corners(shape, x, y, r), fill=fill)
+    fill_shape(picture.picture, shape, shade(random, colour), x, y, r)
+    fill_shape(picture.classes, shape, label(shape, colour, place=1), x, y, r)
 
 
 def single(random: Random, shape: str, colour: str) -> Picture:
@@ -135,6 +138,7 @@ def several(random: Random, count: int) -> Picture:
     alike = random.random() < 0.4
     shape, colour = pick(random, SHAPES), pick(random, list(COLOURS))
     placed: list[tuple[float, float, float]] = []
+    things: list[tuple[str, str]] = []
     while len(placed) < count:
         r = random.uniform(9, 14)
         x, y = random.uniform(1.2 * r, width - 1.2 * r), random.uniform(1.2 * r, height - 1.2 * r)
@@ -142,7 +146,10 @@ def several(random: Random, count: int) -> Picture:
             placed.append((x, y, r))
             if not alike:
                 shape, colour = pick(random, SHAPES), pick(random, list(COLOURS))
+            things.append((shape, colour))
             draw_shape(random, picture, shape, colour, x, y, r)
+    for place, (at, what) in enumerate(sorted(zip(placed, things, strict=True)), 1):
+        fill_shape(picture.classes, what[0], label(*what, place), *at)
     return picture
 
 

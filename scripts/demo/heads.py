@@ -1,4 +1,4 @@
-"""What the demo model learns beside the answers: what the points of each patch show, and where a character stands."""
+"""What the demo model learns beside the answers: what patches show, what tokens hold, and where a character stands."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  as everybody calls it
 
-from scripts.demo.batches import POINTS, Batch
-from scripts.demo.drawing import CHARACTERS, COLOURS, KINDS, parts_of
+from scripts.demo.batches import Batch
+from scripts.demo.drawing import COLOURS, KINDS, parts_of
+from scripts.demo.labels import IGNORED, POINTS, SLOTS
 from scripts.demo.model import Batched, Groups
 
 KIND_COUNT, COLOUR_COUNT = len(KINDS), len(COLOURS) + 1
 PERIODS = (2.0, 1.0, 0.5, 0.25)  # of the waves that tell a place, in sides of a unit
 PLACES = 4.0  # weight of their loss; at 1 the encoder is slow to keep places
-# Most points are background, and have no colour.
+TOLD = 0.5  # weight of the points as tokens tell them
+MOST = 6  # objects that are counted
+# Most points are background, and have no colour; most tokens hold nothing.
 KIND_WEIGHTS = torch.tensor([0.1] + [1.0] * (KIND_COUNT - 1))
 COLOUR_WEIGHTS = torch.tensor([0.02] + [1.0] * (COLOUR_COUNT - 1))
+SLOT_WEIGHTS = torch.tensor([0.3] + [1.0] * (KIND_COUNT - 1))
 
 
 def covered(classes: Tensor, groups: Groups, n: int) -> Tensor:
@@ -43,11 +47,12 @@ def places_of(groups: Groups, n: int) -> Tensor:
 
 
 class ClassHeads(torch.nn.Module):
-    """What the encoder learns beside the answers, and only while it is trained: what the points of each patch show.
+    """What the encoder learns beside the answers, and only while it is trained.
 
-    It is told from what the encoder has of a patch where the window merger stands, and again from each token of its
-    features, for all patches that the token covers. The features must also tell where in its unit a token stands: a
-    letter or an object may cover several tokens, and without their places the decoder cannot join them.
+    What the points of each patch show is told from what the encoder has of a patch where the window merger stands, and
+    again from each token of its features, for all patches that the token covers. A letter or an object may cover
+    several tokens, so a token's features must also tell what the decoder needs to join them: where in its unit the
+    token stands, which characters and objects have their middles in it, in order, and how many objects its unit has.
     """
 
     def __init__(self, model: Any) -> None:
@@ -56,30 +61,31 @@ class ClassHeads(torch.nn.Module):
         count = POINTS**2 * (KIND_COUNT + COLOUR_COUNT)
         self.inner = torch.nn.Linear(width, count)
         self.tokens = torch.nn.ModuleDict({str(n): torch.nn.Linear(features, n * n * count) for n in (2, 4)})
+        self.slots = torch.nn.ModuleDict({str(n): torch.nn.Linear(features, SLOTS * KIND_COUNT) for n in (2, 4)})
+        self.counts = torch.nn.Linear(features, MOST + 1)
         self.places = torch.nn.Linear(features, 4 * len(PERIODS))
 
     def loss(self, inner: Tensor, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Mean loss of a batch's points and places, and the share of characters' points told right from tokens."""
+        """Mean loss of a batch's points, contents and places; the share of what tokens hold that they tell right."""
         n = 4 if batch.merge else 2
         classes = torch.from_numpy(batch.classes)
         wanted = covered(classes, batch.groups, n)
-        losses = []
+        loss = PLACES * F.mse_loss(self.places(features), places_of(batch.groups, n))
         some = slice(None, None, 4)  # is enough of patches
-        for told, labels in ((self.inner(inner[some]), classes[some]), (self.tokens[str(n)](features), wanted)):
+        told_twice = (1.0, self.inner(inner[some]), classes[some]), (TOLD, self.tokens[str(n)](features), wanted)
+        for weight, told, labels in told_twice:
             kinds, colours, _ = parts_of(labels.flatten())
             logits = told.view(len(kinds), -1)
-            losses += [
-                F.cross_entropy(logits[:, :KIND_COUNT], kinds, weight=KIND_WEIGHTS),
-                0.3 * F.cross_entropy(logits[:, KIND_COUNT:], colours, weight=COLOUR_WEIGHTS),
-            ]
-        letters = (kinds > 0) & (kinds <= len(CHARACTERS))
-        right = (
-            (logits[letters, :KIND_COUNT].argmax(-1) == kinds[letters]).float().mean()
-            if letters.any()
-            else told.new_tensor(0)
-        )
-        places = F.mse_loss(self.places(features), places_of(batch.groups, n))
-        return torch.stack(losses).sum() / 2 + PLACES * places, right.detach()
+            loss = loss + weight / 2 * F.cross_entropy(logits[:, :KIND_COUNT], kinds, weight=KIND_WEIGHTS)
+            loss = loss + 0.15 * weight * F.cross_entropy(logits[:, KIND_COUNT:], colours, weight=COLOUR_WEIGHTS)
+        slots, counts = torch.from_numpy(batch.slots).flatten(), torch.from_numpy(batch.counts)
+        logits = self.slots[str(n)](features).view(len(slots), -1)
+        loss = loss + F.cross_entropy(logits, slots, weight=SLOT_WEIGHTS, ignore_index=IGNORED)
+        if (counts != IGNORED).any():
+            loss = loss + 0.5 * F.cross_entropy(self.counts(features), counts, ignore_index=IGNORED)
+        full = slots > 0
+        right = (logits[full].argmax(-1) == slots[full]).float().mean() if full.any() else loss.new_tensor(0)
+        return loss, right.detach()
 
     def of_page(self, batched: Batched, page: Batch) -> tuple[Tensor, Tensor]:
         """Compute the features of pages, then the same loss and share as `loss`."""
@@ -88,7 +94,7 @@ class ClassHeads(torch.nn.Module):
 
 
 def loss_of_looks(attention: Tensor, batch: Batch) -> Tensor:
-    """Summed loss of two heads' attention where characters are predicted: it should be on the tokens that show them.
+    """Summed loss of two heads' attention where characters are predicted: it should be on the tokens that hold them.
 
     Args:
         attention: of one layer, [rows, heads, length, length]; one head of each key and value head is taught.

@@ -10,7 +10,7 @@ from scripts.demo.muon import Muon
 # The rate of the pages falls slowly between two steps and then stays. The decoder's falls at one step: on the same
 # questions its loss fell as fast at the lower rate and was 0.1 lower. The whole model's falls to 0 over the last DECAY
 # of its steps.
-PAGE_RATES, PAGE_FALL = (6e-3, 1e-3), (2400, 7000)
+PAGE_RATES, PAGE_FALL = (6e-3, 1e-3), (2400, 12000)
 DECODER_RATES, DECODER_FALL = (2e-3, 1e-3), (999, 1000)
 RATE, DECAY = 1e-3, 0.6
 

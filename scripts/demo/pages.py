@@ -14,6 +14,8 @@ from scripts.demo.fonts import PILLOW, cap_height, font
 from scripts.demo.varied import any_font, canvas, degraded, log_uniform, objects, thing
 
 PRINT = 13, 220  # pixels to the em in a unit
+OBJECTS = 0.3  # share of pages with objects
+ROW = 1000  # the places of a row of print begin with a multiple of it
 
 
 def page(random: Random, unit: tuple[int, int], slicing: SliceOptions, ease: float) -> tuple[Image.Image, np.ndarray]:
@@ -28,7 +30,7 @@ def page(random: Random, unit: tuple[int, int], slicing: SliceOptions, ease: flo
         return picture.picture, picture.labels
     scale = log_uniform(random, 0.4, 1.6)  # of the drawing against the unit
     size = round(height * scale), round(width * scale)
-    if random.random() < 0.2:
+    if random.random() < OBJECTS:
         things = [thing(random) for _ in range(int(random.integers(1, 7)))]
         picture = objects(random, size, things, slicing)
     else:
@@ -52,11 +54,13 @@ def printed_page(random: Random, size: tuple[int, int], scale: float) -> Picture
     y = random.uniform(-10, 4) * scale + random.uniform(0, 0.5) * max(em - 60 * scale, 0)
     name, colour = "", ink(random, paper)
     apart = random.random() < 0.6  # as in most pictures; where small print is dense, a token cannot hold it all
+    row = 0
     while y < size[0]:
         if not lines_of_one:
             em, colour = log_uniform(random, *PRINT) * scale, ink(random, paper)
         name = any_font(random)
-        cap = print_row(random, picture, name, em, colour, y)
+        cap = print_row(random, picture, name, em, colour, y, row)
+        row += 1
         y += cap + em * log_uniform(random, 0.12, 1.0)
         if apart:
             y += random.uniform(0, 80) * scale
@@ -72,12 +76,14 @@ def easy_page(random: Random, size: tuple[int, int]) -> Picture:
     picture = Picture(Image.new("RGB", (size[1], size[0]), paper))
     em, y = random.uniform(28, 60), random.uniform(-10, 4)
     name = pick(random, (PILLOW, "DejaVuSans"))
+    row = 0
     while y < size[0]:
-        y += print_row(random, picture, name, em, jitter(random, (20, 20, 20)), y) + em * random.uniform(0.2, 0.5)
+        y += print_row(random, picture, name, em, jitter(random, (20, 20, 20)), y, row) + em * random.uniform(0.2, 0.5)
+        row += 1
     return picture
 
 
-def print_row(random: Random, picture: Picture, name: str, em: float, colour: Colour, y: float) -> float:
+def print_row(random: Random, picture: Picture, name: str, em: float, colour: Colour, y: float, row: int) -> float:
     """A row of characters over the whole width, capitals from `y` on; gives their height."""
     face, cap = font(name, max(int(em), 7)), cap_height(name) * em
     x = random.uniform(-0.6, 1.0) * em
@@ -87,7 +93,8 @@ def print_row(random: Random, picture: Picture, name: str, em: float, colour: Co
         letter = pick(random, CHARACTERS + "    ")
         text, end = text + letter, start + face.getlength(letter)
         if letter != " ":
-            boxes.rectangle((start, y, max(end - 1, start), base), fill=label(letter))
+            place = row * ROW + len(text)
+            boxes.rectangle((start, y, max(end - 1, start), base), fill=label(letter, place=place))
         start = end
     ImageDraw.Draw(picture.picture).text((x, base), text, fill=colour, font=face, anchor="ls")
     return cap

@@ -14,6 +14,7 @@ from scripts.demo.colours import Colour, ground, ink, jitter, paper_for, shade_o
 from scripts.demo.drawing import (
     CHARACTERS,
     COLOURS,
+    ELSEWHERE,
     SHAPES,
     Picture,
     Random,
@@ -117,12 +118,12 @@ def turned(width: float, height: float, angle: float) -> tuple[float, float]:
     return width * c + height * s, width * s + height * c
 
 
-def tile(lines: list[str], how: Print, align: float, start: int | None) -> tuple[Image.Image, Image.Image]:
+def tile(lines: list[str], how: Print, align: float, start: int) -> tuple[Image.Image, Image.Image]:
     """Mask of the ink, and labels, of some lines.
 
     Args:
         align: 0 puts them at the left, 1 at the right.
-        start: where they stand in the answer, or None.
+        start: where they stand in the answer, or ELSEWHERE.
     """
     face, cap = font(how.name, how.size), how.size * cap_height(how.name)
     width, height = extent(lines, how)
@@ -138,8 +139,9 @@ def tile(lines: list[str], how: Print, align: float, start: int | None) -> tuple
         for i, letter in enumerate(text):
             left, right = (x + face.getlength(text[:n]) for n in (i, i + 1))
             if letter != " ":
-                place = 0 if start is None else start + before + i + 1
-                boxes.rectangle((left, y - cap, max(right - 1, left), y), fill=label(letter, place=place))
+                boxes.rectangle(
+                    (left, y - cap, max(right - 1, left), y), fill=label(letter, place=start + before + i + 1)
+                )
         before += len(text) + 1
     if how.angle:
         mask = mask.rotate(how.angle, Image.Resampling.BICUBIC, expand=True)
@@ -178,11 +180,11 @@ def lines_to_read(random: Random, longest: int, most: int = 2) -> list[str]:
     return lines
 
 
-def print_somewhere(random: Random, lines: list[str], slicing: SliceOptions, start: int | None = None) -> Picture:
+def print_somewhere(random: Random, lines: list[str], slicing: SliceOptions, start: int = ELSEWHERE) -> Picture:
     """A picture of any size with some lines somewhere, as large as there is room for or smaller.
 
     Args:
-        start: where the lines stand in the answer, or None.
+        start: where the lines stand in the answer, if they do.
     """
     angle = random.uniform(-8, 8) if random.random() < 0.3 else 0.0
     name = any_font(random)
@@ -234,12 +236,20 @@ def outline_of(random: Random, shape: str, x: float, y: float, r: float) -> list
 
 
 def draw_object(
-    random: Random, picture: Picture, shape: str, colour: str, fill: Colour, x: float, y: float, r: float
+    random: Random,
+    picture: Picture,
+    shape: str,
+    colour: str,
+    fill: Colour,
+    x: float,
+    y: float,
+    r: float,
+    place: int = 1,
 ) -> None:
     """A filled shape, some with a thin outline."""
     edge = (0, 0, 0) if random.random() < 0.12 else fill
     thick = int(random.integers(1, 4)) if edge != fill and r > 12 else 1
-    mine = label(shape, colour)
+    mine = label(shape, colour, place)
     pens = ImageDraw.Draw(picture.picture), ImageDraw.Draw(picture.classes)
     if shape == "circle":
         a, b = r * random.uniform(0.9, 1.0, 2)
@@ -273,11 +283,11 @@ def objects(random: Random, size: tuple[int, int], things: list[tuple[str, str]]
         x, y = random.uniform(reach, width - reach), random.uniform(reach, height - reach)
         if all((x - u) ** 2 + (y - v) ** 2 > (1.18 * (r + q)) ** 2 for u, v, q in placed):
             placed.append((x, y, r))
-    for (x, y, r), (shape, colour) in zip(sorted(placed), things, strict=True):
+    for place, ((x, y, r), (shape, colour)) in enumerate(zip(sorted(placed), things, strict=True), 1):
         fill = None
         while fill is None:
             fill = shade_on(random, colour, paper)
-        draw_object(random, picture, shape, colour, fill, x, y, r)
+        draw_object(random, picture, shape, colour, fill, x, y, r, place)
     return degraded(random, picture)
 
 

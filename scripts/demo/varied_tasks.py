@@ -14,7 +14,7 @@ import numpy as np
 from minicpmv46.slicing import SliceOptions
 from scripts.demo.cases import Case
 from scripts.demo.colours import jitter, paper_for, shade_on
-from scripts.demo.drawing import COLOURS, SHAPES, Picture, Random, label, pick
+from scripts.demo.drawing import COLOURS, ELSEWHERE, SHAPES, Picture, Random, label, pick
 from scripts.demo.plain_tasks import DIRECTIONS, draw_plain, draw_text, draw_two
 from scripts.demo.questions import MORE_FACTS, MORE_SUMS, NO_PICTURE, PHRASINGS, UNKNOWN, further, phrasing, unknown
 from scripts.demo.varied import (
@@ -57,14 +57,14 @@ def draw_read(random: Random, longest: int = 7) -> Case:
     slicing, options = slicing_of(random, 0.75)
     lines = lines_to_read(random, longest, most=2 if longest < 7 else 6)
     kind = random.random()
-    if kind < 0.9:
-        picture = print_somewhere(random, lines, slicing, 0)
-        return case("read", phrasing(random, "read"), "\n".join(lines), picture, options=options)
-    if kind < 0.95:
-        picture = print_somewhere(random, lines, slicing, len("the text "))
-        return case("read", phrasing(random, "object"), f"the text {' '.join(lines)}", picture, options=options)
-    picture = print_somewhere(random, lines, slicing)
-    return case("read", unknown(random, True), UNKNOWN, picture, options=options)
+    asked, answer, start = "read", "\n".join(lines), 0
+    if kind >= 0.95:
+        asked, answer, start = "", UNKNOWN, ELSEWHERE
+    elif kind >= 0.9:
+        asked, answer, start = "object", f"the text {' '.join(lines)}", len("the text ")
+    picture = print_somewhere(random, lines, slicing, start)
+    question = phrasing(random, asked) if asked else unknown(random, True)
+    return case("read", question, answer, picture, options=options)
 
 
 def draw_one(random: Random, _: int) -> Case:
@@ -122,7 +122,7 @@ def draw_pair(random: Random, longest: int) -> Case:
     if asked == "text":
         texts = [lines_to_read(random, longest) for _ in range(2)]
         which = pick(random, ("first", "second"))
-        starts = (0, None) if which == "first" else (None, 0)
+        starts = (0, ELSEWHERE) if which == "first" else (ELSEWHERE, 0)
         pictures = [print_somewhere(random, lines, slicing, at) for lines, at in zip(texts, starts, strict=True)]
         turns = {f"{name} text": "\n".join(lines) for name, lines in zip(("first", "second"), texts, strict=True)}
         return about_two(random, f"{which} text", turns, pictures, options)
