@@ -16,16 +16,17 @@ from minicpmv46.processing import Processor
 from minicpmv46.slicing import SliceOptions
 from scripts.demo.cases import Case
 from scripts.demo.labels import (
+    CELL_SLOTS,
     IGNORED,
     PATCH,
     POINTS,
     SLOTS,
-    held,
+    contents,
     joined,
     middles,
     of_patches,
     patch_classes,
-    token_contents,
+    picture_contents,
 )
 from scripts.demo.mixture import longest_at, options_of, skill_of
 from scripts.demo.pages import page, page_size
@@ -51,6 +52,7 @@ class Row:
     classes: np.ndarray  # [patches, POINTS * POINTS]
     slots: np.ndarray  # as `labels.Held` has them
     counts: np.ndarray
+    cells: np.ndarray  # slots of cells
     merge: bool  # whether the window merger runs: 16x
     looks: np.ndarray  # [pairs, 2]: where a character of the first answer is predicted, and a token that holds it
 
@@ -66,6 +68,7 @@ class Batch:
         places: where the units' tokens stand in `ids.flatten()`, in the order of `patches`.
         classes: labels of points of each patch, [patches, POINTS * POINTS].
         slots, counts: of the units' tokens, as `labels.Held` has them, in the order of `patches`.
+        cells: slots of the units' cells, in the order of `patches`.
         merge: whether the window merger runs (16x), for all.
         looks: [pairs, 3] of a row, where a character is predicted, and where a token of a picture stands that holds it.
     """
@@ -78,6 +81,7 @@ class Batch:
     classes: np.ndarray
     slots: np.ndarray
     counts: np.ndarray
+    cells: np.ndarray
     merge: bool
     looks: np.ndarray
 
@@ -106,13 +110,14 @@ def make_row(processor: Processor, case: Case, options: dict[str, Any]) -> Row:
     pixels = inputs.get("pixel_values", np.zeros((0, 588), np.float32))
     seen = np.concatenate(classes) if classes else np.zeros((0, POINTS * POINTS), np.int64)
     merge = options.get("downsample_mode", "16x") == "16x"
-    tokens = joined([token_contents(picture, slicing, 4 if merge else 2) for picture in case.labels])
+    held = [picture_contents(picture, slicing, 4 if merge else 2) for picture in case.labels]
+    tokens, cells = joined([pair[0] for pair in held]), joined([pair[1] for pair in held], CELL_SLOTS)
     first = np.flatnonzero(labels != IGNORED)
     ends = np.cumsum([len(processor.tokenizer.decode([token])) for token in labels[first]])
     predicted = {int(end): at for end, at in zip(ends, first, strict=True) if end <= len(case.answer)}
     looks = [(predicted[place], places[token]) for token, place in tokens.read.tolist() if place in predicted]
     looks_ = np.array(looks, np.int64).reshape(-1, 2)
-    return Row(ids, labels, pixels, units, places, seen, tokens.slots, tokens.counts, merge, looks_)
+    return Row(ids, labels, pixels, units, places, seen, tokens.slots, tokens.counts, cells.slots, merge, looks_)
 
 
 def turn(processor: Processor, start: np.ndarray, answer: str) -> tuple[np.ndarray, np.ndarray]:
@@ -135,7 +140,7 @@ def collate(rows: list[Row]) -> Batch:
         ids[i, : len(row.ids)], labels[i, : len(row.ids)] = row.ids, row.labels
         patch = place = 0
         for grid in row.units:
-            patches, places, classes, slots, counts = groups.setdefault(grid, ([], [], [], [], []))
+            patches, places, classes, slots, counts, cells = groups.setdefault(grid, ([], [], [], [], [], []))
             size = grid[0] * grid[1]
             tokens = size // (16 if merge else 4)
             patches.append(row.patches[patch : patch + size])
@@ -143,16 +148,17 @@ def collate(rows: list[Row]) -> Batch:
             places.append(i * length + row.places[place : place + tokens])
             slots.append(row.slots[place : place + tokens])
             counts.append(row.counts[place : place + tokens])
+            cells.append(row.cells[4 * place : 4 * (place + tokens)])
             patch, place = patch + size, place + tokens
     looks = np.concatenate([np.insert(row.looks, 0, i, axis=1) for i, row in enumerate(rows)])
     nothing = (np.zeros((0, PATCH * PATCH * 3), np.float32), np.zeros(0, np.int64), np.zeros((0, POINTS**2), np.int64))
-    nothing += (np.zeros((0, SLOTS), np.int64), np.zeros(0, np.int64))
-    patches, places, classes, slots, counts = (
+    nothing += (np.zeros((0, SLOTS), np.int64), np.zeros(0, np.int64), np.zeros((0, CELL_SLOTS), np.int64))
+    patches, places, classes, slots, counts, cells = (
         np.concatenate([none, *(part for group in groups.values() for part in group[i])])
         for i, none in enumerate(nothing)
     )
     units = [(len(group[0]), grid) for grid, group in groups.items()]
-    return Batch(ids, labels, patches, units, places, classes, slots, counts, merge, looks)
+    return Batch(ids, labels, patches, units, places, classes, slots, counts, cells, merge, looks)
 
 
 def batches_of(rows: list[Row]) -> list[Batch]:
@@ -192,10 +198,10 @@ def pages(slicing: SliceOptions, seed: int, step: int, part: int, parts: int) ->
     patches = np.concatenate([patchify(np.asarray(picture), PATCH) for picture, _ in drawn])
     classes = np.concatenate([of_patches(labels[half // 2 :: half, half // 2 :: half]) for _, labels in drawn])
     merge = step % 6 > 0
-    side = PATCH * (4 if merge else 2)
-    tokens = joined([held(middles(labels), (unit[0] // side, unit[1] // side)) for _, labels in drawn])
+    held = [contents(middles(labels), unit, 4 if merge else 2) for _, labels in drawn]
+    tokens, cells = joined([pair[0] for pair in held]), joined([pair[1] for pair in held], CELL_SLOTS)
     none = np.zeros((0, 0), np.int64)
     groups = [(len(drawn), (unit[0] // PATCH, unit[1] // PATCH))]
     patches = normalize(patches, PixelOptions().levels("pil"))
     classes = classes.astype(np.int64)
-    return Batch(none, none, patches, groups, none, classes, tokens.slots, tokens.counts, merge, none)
+    return Batch(none, none, patches, groups, none, classes, tokens.slots, tokens.counts, cells.slots, merge, none)

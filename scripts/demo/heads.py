@@ -11,13 +11,13 @@ from torch.nn import functional as F  # noqa: N812  as everybody calls it
 
 from scripts.demo.batches import Batch
 from scripts.demo.drawing import COLOURS, KINDS, parts_of
-from scripts.demo.labels import IGNORED, POINTS, SLOTS
-from scripts.demo.model import Batched, Groups
+from scripts.demo.labels import CELL_SLOTS, IGNORED, POINTS, SLOTS
+from scripts.demo.model import Batched, Encoded, Groups
 
 KIND_COUNT, COLOUR_COUNT = len(KINDS), len(COLOURS) + 1
 PERIODS = (2.0, 1.0, 0.5, 0.25)  # of the waves that tell a place, in sides of a unit
 PLACES = 4.0  # weight of their loss; at 1 the encoder is slow to keep places
-TOLD = 0.5  # weight of the points as tokens tell them
+TOLD = 0.1  # weight of the points as tokens tell them, which need know of them no more than what they hold
 MOST = 6  # objects that are counted
 # Most points are background, and have no colour; most tokens hold nothing.
 KIND_WEIGHTS = torch.tensor([0.1] + [1.0] * (KIND_COUNT - 1))
@@ -53,6 +53,7 @@ class ClassHeads(torch.nn.Module):
     again from each token of its features, for all patches that the token covers. A letter or an object may cover
     several tokens, so a token's features must also tell what the decoder needs to join them: where in its unit the
     token stands, which characters and objects have their middles in it, in order, and how many objects its unit has.
+    Each of the four cells that are merged to a token must tell what it holds, too.
     """
 
     def __init__(self, model: Any) -> None:
@@ -62,25 +63,34 @@ class ClassHeads(torch.nn.Module):
         self.inner = torch.nn.Linear(width, count)
         self.tokens = torch.nn.ModuleDict({str(n): torch.nn.Linear(features, n * n * count) for n in (2, 4)})
         self.slots = torch.nn.ModuleDict({str(n): torch.nn.Linear(features, SLOTS * KIND_COUNT) for n in (2, 4)})
+        self.cells = torch.nn.ModuleDict({str(n): torch.nn.Linear(width, CELL_SLOTS * KIND_COUNT) for n in (2, 4)})
         self.counts = torch.nn.Linear(features, MOST + 1)
         self.places = torch.nn.Linear(features, 4 * len(PERIODS))
 
-    def loss(self, inner: Tensor, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def loss(self, encoded: Encoded, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Mean loss of a batch's points, contents and places; the share of what tokens hold that they tell right."""
         n = 4 if batch.merge else 2
         classes = torch.from_numpy(batch.classes)
         wanted = covered(classes, batch.groups, n)
         loss = PLACES * F.mse_loss(self.places(features), places_of(batch.groups, n))
         some = slice(None, None, 4)  # is enough of patches
-        told_twice = (1.0, self.inner(inner[some]), classes[some]), (TOLD, self.tokens[str(n)](features), wanted)
+        told_twice = (
+            (1.0, self.inner(encoded.patches[some]), classes[some]),
+            (TOLD, self.tokens[str(n)](features), wanted),
+        )
         for weight, told, labels in told_twice:
             kinds, colours, _ = parts_of(labels.flatten())
             logits = told.view(len(kinds), -1)
             loss = loss + weight / 2 * F.cross_entropy(logits[:, :KIND_COUNT], kinds, weight=KIND_WEIGHTS)
-            loss = loss + 0.15 * weight * F.cross_entropy(logits[:, KIND_COUNT:], colours, weight=COLOUR_WEIGHTS)
-        slots, counts = torch.from_numpy(batch.slots).flatten(), torch.from_numpy(batch.counts)
-        logits = self.slots[str(n)](features).view(len(slots), -1)
-        loss = loss + F.cross_entropy(logits, slots, weight=SLOT_WEIGHTS, ignore_index=IGNORED)
+            loss = loss + 0.15 * F.cross_entropy(logits[:, KIND_COUNT:], colours, weight=COLOUR_WEIGHTS)
+        for told, held in (
+            (self.cells[str(n)](encoded.cells), batch.cells),
+            (self.slots[str(n)](features), batch.slots),
+        ):
+            slots = torch.from_numpy(held).flatten()
+            logits = told.view(len(slots), -1)
+            loss = loss + F.cross_entropy(logits, slots, weight=SLOT_WEIGHTS, ignore_index=IGNORED)
+        counts = torch.from_numpy(batch.counts)
         if (counts != IGNORED).any():
             loss = loss + 0.5 * F.cross_entropy(self.counts(features), counts, ignore_index=IGNORED)
         full = slots > 0
@@ -89,8 +99,8 @@ class ClassHeads(torch.nn.Module):
 
     def of_page(self, batched: Batched, page: Batch) -> tuple[Tensor, Tensor]:
         """Compute the features of pages, then the same loss and share as `loss`."""
-        features, inner = batched.features(torch.from_numpy(page.patches), page.groups, page.merge)
-        return self.loss(inner, features, page)
+        features, encoded = batched.features(torch.from_numpy(page.patches), page.groups, page.merge)
+        return self.loss(encoded, features, page)
 
 
 def loss_of_looks(attention: Tensor, batch: Batch) -> Tensor:

@@ -16,6 +16,7 @@ IGNORED = -100  # a label that is not learned, as torch has it
 PATCH = 14
 POINTS = 2  # labels along each side of a patch
 SLOTS = 8  # characters or objects that a token can tell, in the order of their places
+CELL_SLOTS = 4  # the same of a cell: four of them are merged to a token
 OBJECTS = {KINDS.index(shape) for shape in SHAPES}
 LETTERS = {KINDS.index(letter) for letter in CHARACTERS}
 
@@ -59,8 +60,11 @@ def middles(labels: np.ndarray) -> Middles:
     return Middles(there, kind_of[there], y, x)
 
 
-def held(found: Middles, tokens: tuple[int, int], tiles: tuple[int, int] | None = None) -> Held:
-    """What the tokens hold of a picture that is `tokens` rows and columns of them, in tiles if it is sliced."""
+def held(found: Middles, tokens: tuple[int, int], tiles: tuple[int, int] | None = None, most: int = SLOTS) -> Held:
+    """What the tokens hold of a picture that is `tokens` rows and columns of them, in tiles if it is sliced.
+
+    Each tells `most` at most.
+    """
     rows, cols = tokens
     tile_rows, tile_cols = tiles or (1, 1)
     high, wide = rows // tile_rows, cols // tile_cols
@@ -71,32 +75,38 @@ def held(found: Middles, tokens: tuple[int, int], tiles: tuple[int, int] | None 
     starts = np.flatnonzero(np.diff(at, prepend=-1))
     sizes = np.diff(starts, append=len(at))
     slot = np.arange(len(at)) - np.repeat(starts, sizes)
-    slots = np.full((rows * cols, SLOTS + 1), IGNORED)
+    slots = np.full((rows * cols, most + 1), IGNORED)
     slots[:, 0] = 0
-    slots[at[starts], np.minimum(sizes, SLOTS)] = 0
-    some = slot < SLOTS
+    slots[at[starts], np.minimum(sizes, most)] = 0
+    some = slot < most
     slots[at[some], slot[some]] = kinds[some]
     objects = int(np.isin(kinds, list(OBJECTS)).sum())
     counts = np.full(rows * cols, IGNORED if tiles or not objects else objects)
     letters = np.isin(kinds, list(LETTERS)) & (places < ELSEWHERE)
-    return Held(slots[:, :SLOTS], counts, np.stack([at, places], axis=1)[letters])
+    return Held(slots[:, :most], counts, np.stack([at, places], axis=1)[letters])
 
 
-def token_contents(labels: np.ndarray, slicing: SliceOptions, n: int) -> Held:
-    """What each token of n * n patches of a picture holds, overview first, then slices."""
-    plan, found, side = plan_slices(*labels.shape, slicing), middles(labels), n * slicing.patch_size
-    parts = [held(found, (plan.overview[0] // side, plan.overview[1] // side))]
+def picture_contents(labels: np.ndarray, slicing: SliceOptions, n: int) -> tuple[Held, Held]:
+    """What each token of n * n patches of a picture holds, overview first, then slices, and the same of its cells."""
+    plan, found = plan_slices(*labels.shape, slicing), middles(labels)
+    parts = [contents(found, plan.overview, n)]
     if plan.grid is not None and plan.refined is not None:
-        parts.append(held(found, (plan.refined[0] // side, plan.refined[1] // side), plan.grid))
-    return joined(parts)
+        parts.append(contents(found, plan.refined, n, plan.grid))
+    return joined([tokens for tokens, _ in parts]), joined([cells for _, cells in parts], CELL_SLOTS)
 
 
-def joined(parts: list[Held]) -> Held:
+def contents(found: Middles, size: tuple[int, int], n: int, tiles: tuple[int, int] | None = None) -> tuple[Held, Held]:
+    """What tokens of n * n patches hold, and cells, of a picture of so many pixels."""
+    rows, cols = (side // (PATCH * n) for side in size)
+    return held(found, (rows, cols), tiles), held(found, (2 * rows, 2 * cols), tiles, CELL_SLOTS)
+
+
+def joined(parts: list[Held], most: int = SLOTS) -> Held:
     """What the tokens of all parts hold, one after the other."""
     starts = np.cumsum([0, *(len(part.slots) for part in parts)])
     read = [part.read + np.array([start, 0]) for part, start in zip(parts, starts[:-1], strict=True)]
     slots, counts = ([part[i] for part in parts] for i in range(2))
-    nothing = np.zeros((0, SLOTS), np.int64), np.zeros(0, np.int64), np.zeros((0, 2), np.int64)
+    nothing = np.zeros((0, most), np.int64), np.zeros(0, np.int64), np.zeros((0, 2), np.int64)
     return Held(*(np.concatenate([one, *found]) for one, found in zip(nothing, (slots, counts, read), strict=True)))
 
 

@@ -82,6 +82,18 @@ def waves(side: int, width: int) -> Tensor:
     return torch.cat([rows, cols], dim=-1).reshape(side * side, width)
 
 
+class Encoded(NamedTuple):
+    """What the encoder has on its way to the features.
+
+    Attributes:
+        patches: of each patch where the window merger stands, [patches, width].
+        cells: of each of what the merger joins by fours, [tokens * 4, width], row by row.
+    """
+
+    patches: Tensor
+    cells: Tensor
+
+
 class Seen(NamedTuple):
     """What the batched forward gives.
 
@@ -89,13 +101,13 @@ class Seen(NamedTuple):
         hidden: last hidden states, [rows, length, width].
         attention: of the last layer that has any, [rows, heads, length, length].
         features: of units' tokens, or None without pictures.
-        inner: what the encoder has of each patch where the window merger stands, or None.
+        encoded: what the encoder has of patches and of cells, or None without pictures.
     """
 
     hidden: Tensor
     attention: Tensor
     features: Tensor | None
-    inner: Tensor | None
+    encoded: Encoded | None
 
 
 class Batched:
@@ -111,10 +123,8 @@ class Batched:
         self.text = model.model.language_model
         self.text.set_attn_implementation("eager")  # which gives its weights
 
-    def features(self, patches: Tensor, groups: Groups, merge: bool) -> tuple[Tensor, Tensor]:
-        """Features of units, [patches of all units, 14 * 14 * 3] to [tokens of all units, width].
-
-        Beside them, what the encoder has of each patch where the window merger stands, [patches, width].
+    def features(self, patches: Tensor, groups: Groups, merge: bool) -> tuple[Tensor, Encoded]:
+        """Features of units, [patches of all units, 14 * 14 * 3] to [tokens of all units, width], and the way there.
 
         Args:
             groups: how many units of which grid, in the order of `patches`.
@@ -133,7 +143,8 @@ class Batched:
             groups = [(count, (rows // 2, cols // 2)) for count, (rows, cols) in groups]
         for layer in layers[after:]:
             h = block(layer, h, groups)
-        return self.merger.mlp[0](squares(self.tower.post_layernorm(h), groups).flatten(1)), inner
+        cells = self.tower.post_layernorm(h)
+        return self.merger.mlp[0](squares(cells, groups).flatten(1)), Encoded(inner, cells)
 
     def positions(self, grid: Grid) -> Tensor:
         side = self.tower.embeddings.num_patches_per_side
@@ -152,14 +163,14 @@ class Batched:
         Where the vision side is `frozen`, it gets no gradient.
         """
         embeds = self.text.embed_tokens(torch.from_numpy(batch.ids))
-        features = inner = None
+        features = encoded = None
         if batch.groups:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-                features, inner = self.features(torch.from_numpy(batch.patches), batch.groups, batch.merge)
+                features, encoded = self.features(torch.from_numpy(batch.patches), batch.groups, batch.merge)
             flat = embeds.flatten(0, 1).index_copy(0, torch.from_numpy(batch.places), features)
             embeds = flat.view_as(embeds)
         out = self.text(inputs_embeds=embeds, use_cache=False, output_attentions=True)
-        return Seen(out.last_hidden_state, out.attentions[-1], features, inner)
+        return Seen(out.last_hidden_state, out.attentions[-1], features, encoded)
 
 
 def block(layer: Any, h: Tensor, groups: Groups) -> Tensor:

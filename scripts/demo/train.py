@@ -203,8 +203,8 @@ def train_answers(run: Run, folder: Path, seed: int, before: tuple[int, int], to
             seen = batched.hidden(batch)
             loss, whole, right = loss_of_answers(run, seen, batch)
             classes = loss.new_tensor(0.0)
-            if seen.features is not None and seen.inner is not None:  # there may be questions without pictures only
-                classes = run.heads.loss(seen.inner, seen.features, batch)[0] * len(batch.patches) / patches
+            if seen.features is not None and seen.encoded is not None:  # there may be questions without pictures only
+                classes = run.heads.loss(seen.encoded, seen.features, batch)[0] * len(batch.patches) / patches
             (whole / tokens + classes).backward()
             record += (loss.item() / tokens, classes.item(), 0, 0, right * world / ROWS)
         page = pages(SLICED, seed, before[0] + step, rank, world)
