@@ -23,7 +23,7 @@ from scripts.demo.batches import make_row
 from scripts.demo.cases import Case
 from scripts.demo.drawing import CHARACTERS, COLOURS, ELSEWHERE, KINDS, SHAPES, parts_of
 from scripts.demo.evaluate import PLAIN_ROWS, Row, ask, media_of
-from scripts.demo.labels import IGNORED, POINTS, SLOTS, patch_classes
+from scripts.demo.labels import CELL_SLOTS, IGNORED, POINTS, SLOTS, patch_classes
 from scripts.demo.plain_tasks import draw_plain, unseen
 from scripts.demo.questions import MORE_FACTS, PHRASINGS, UNKNOWN, unknown
 from scripts.demo.samples import write_samples
@@ -183,6 +183,25 @@ def test_training_reads_a_token_in_order(loaded: Loaded) -> None:
         ends = (row.slots > 0).sum(1)  # a 0 follows what a token holds, and then nothing
         told = np.where(np.arange(SLOTS) == ends[:, None], 0, IGNORED)
         np.testing.assert_array_equal(np.where(np.arange(SLOTS) < ends[:, None], row.slots, told), row.slots)
+
+
+@pytest.mark.parametrize("mode", ["16x", "4x"])
+@pytest.mark.parametrize("skill", ["read", "count", "clip"])
+def test_training_knows_what_cells_hold(loaded: Loaded, skill: str, mode: str) -> None:
+    """The four cells of a token hold together what it holds."""
+    for seed in range(10):
+        row = make_row(loaded[1], draw(skill, np.random.default_rng(seed)), {"downsample_mode": mode})
+        n, first = 4 if mode == "16x" else 2, 0
+        for rows, cols in row.units:
+            high, wide = rows // n, cols // n
+            tokens, cells = row.slots[first : first + high * wide], row.cells[4 * first : 4 * (first + high * wide)]
+            joined = cells.reshape(high, 2, wide, 2, -1).swapaxes(1, 2).reshape(high * wide, -1)
+            for token, four in zip(tokens, joined, strict=True):
+                told = sorted(four[four > 0])
+                if (token > 0).sum() < SLOTS and ((four > 0).reshape(4, -1).sum(1) < CELL_SLOTS).all():
+                    assert sorted(token[token > 0]) == told
+            first += high * wide
+        assert first == len(row.slots)
 
 
 @pytest.mark.parametrize("skill", ["count", "plain count"])
