@@ -161,11 +161,11 @@ def test_training_knows_which_token_holds_a_character(loaded: Loaded, mode: str,
             patches = np.arange(patch, patch + rows * cols).reshape(rows // n, n, cols // n, n).swapaxes(1, 2)
             covered += list(patches.reshape(-1, n * n))
             patch += rows * cols
-        assert len(row.slots) == len(row.counts) == len(row.places) == len(covered)
+        assert len(row.told) == len(row.places) == len(covered)
         for at, token in row.looks:
             letter = processor.tokenizer.decode([int(row.labels[at])])[-1]
             [i] = np.flatnonzero(row.places == token)
-            assert KINDS.index(letter) in row.slots[i] or (row.slots[i] > 0).all()
+            assert KINDS.index(letter) in row.told[i, :SLOTS] or (row.told[i, :SLOTS] > 0).all()
             if skill == "plain":  # whose characters are large enough for a point to be on each
                 assert KINDS.index(letter) in parts_of(row.classes[covered[i]])[0]
         if skill == "plain":  # whose tokens have a character each
@@ -177,12 +177,18 @@ def test_training_reads_a_token_in_order(loaded: Loaded) -> None:
     for seed in range(20):
         case = draw_plain("read", np.random.default_rng(seed))
         row = make_row(loaded[1], case, {})
-        filled = row.slots.max(1) > 0
-        if len(set(np.flatnonzero(filled) // (row.units[0][1] // 4))) == 1:
-            assert "".join(KINDS[kind] for kind in row.slots[row.slots > 0]) == case.answer
-        ends = (row.slots > 0).sum(1)  # a 0 follows what a token holds, and then nothing
+        slots, rank, count = row.told[:, :SLOTS], row.told[:, SLOTS], row.told[:, SLOTS + 1]
+        filled = np.flatnonzero(slots[:, 0])
+        assert set(np.flatnonzero(rank != IGNORED)) == set(filled) and set(count) == {len(case.answer)}
+        in_order = filled[np.argsort(rank[filled], kind="stable")]
+        if len(set(filled // (row.units[0][1] // 4))) == 1:
+            assert "".join(KINDS[kind] for kind in slots[slots > 0]) == case.answer
+            assert list(in_order) == list(filled)
+        for token in filled:
+            assert KINDS[slots[token, 0]] == case.answer[rank[token] - 1]
+        ends = (slots > 0).sum(1)  # a 0 follows what a token holds, and then nothing
         told = np.where(np.arange(SLOTS) == ends[:, None], 0, IGNORED)
-        np.testing.assert_array_equal(np.where(np.arange(SLOTS) < ends[:, None], row.slots, told), row.slots)
+        np.testing.assert_array_equal(np.where(np.arange(SLOTS) < ends[:, None], slots, told), slots)
 
 
 @pytest.mark.parametrize("mode", ["16x", "4x"])
@@ -194,14 +200,15 @@ def test_training_knows_what_cells_hold(loaded: Loaded, skill: str, mode: str) -
         n, first = 4 if mode == "16x" else 2, 0
         for rows, cols in row.units:
             high, wide = rows // n, cols // n
-            tokens, cells = row.slots[first : first + high * wide], row.cells[4 * first : 4 * (first + high * wide)]
+            tokens = row.told[first : first + high * wide, :SLOTS]
+            cells = row.cells[4 * first : 4 * (first + high * wide), :CELL_SLOTS]
             joined = cells.reshape(high, 2, wide, 2, -1).swapaxes(1, 2).reshape(high * wide, -1)
             for token, four in zip(tokens, joined, strict=True):
                 told = sorted(four[four > 0])
                 if (token > 0).sum() < SLOTS and ((four > 0).reshape(4, -1).sum(1) < CELL_SLOTS).all():
                     assert sorted(token[token > 0]) == told
             first += high * wide
-        assert first == len(row.slots)
+        assert first == len(row.told)
 
 
 @pytest.mark.parametrize("skill", ["count", "plain count"])
@@ -212,11 +219,12 @@ def test_training_holds_each_object_once(loaded: Loaded, skill: str) -> None:
         case = draw_plain("count", random) if skill == "plain count" else draw("count", random)
         row = make_row(loaded[1], case, {"max_slice_nums": 9})
         first = row.units[0][0] * row.units[0][1] // 16
-        assert (row.slots[:first] > 0).sum() == int(case.answer.split()[0])
-        assert set(row.counts[:first]) == {int(case.answer.split()[0])}
-        assert set(row.counts[first:]) <= {IGNORED}
+        slots, ranks, counts = row.told[:, :SLOTS], row.told[:, SLOTS], row.told[:, SLOTS + 1]
+        assert (slots[:first] > 0).sum() == int(case.answer.split()[0]) >= ranks.max()
+        assert set(counts[:first]) == {int(case.answer.split()[0])}
+        assert set(counts[first:]) <= {IGNORED}
         if len(row.units) > 1:
-            assert (row.slots[first:] > 0).sum() == int(case.answer.split()[0])
+            assert (slots[first:] > 0).sum() == int(case.answer.split()[0])
 
 
 def test_training_asks_further_questions(loaded: Loaded) -> None:

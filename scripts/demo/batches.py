@@ -50,9 +50,8 @@ class Row:
     units: list[Grid]
     places: np.ndarray
     classes: np.ndarray  # [patches, POINTS * POINTS]
-    slots: np.ndarray  # as `labels.Held` has them
-    counts: np.ndarray
-    cells: np.ndarray  # slots of cells
+    told: np.ndarray  # what the units' tokens must tell, as in `labels.Held`
+    cells: np.ndarray  # the same of cells
     merge: bool  # whether the window merger runs: 16x
     looks: np.ndarray  # [pairs, 2]: where a character of the first answer is predicted, and a token that holds it
 
@@ -67,8 +66,7 @@ class Batch:
         groups: how many units of which grid, in the order of `patches`.
         places: where the units' tokens stand in `ids.flatten()`, in the order of `patches`.
         classes: labels of points of each patch, [patches, POINTS * POINTS].
-        slots, counts: of the units' tokens, as `labels.Held` has them, in the order of `patches`.
-        cells: slots of the units' cells, in the order of `patches`.
+        told, cells: what the units' tokens and cells must tell, as in `labels.Held`, in the order of `patches`.
         merge: whether the window merger runs (16x), for all.
         looks: [pairs, 3] of a row, where a character is predicted, and where a token of a picture stands that holds it.
     """
@@ -79,8 +77,7 @@ class Batch:
     groups: list[tuple[int, Grid]]
     places: np.ndarray
     classes: np.ndarray
-    slots: np.ndarray
-    counts: np.ndarray
+    told: np.ndarray
     cells: np.ndarray
     merge: bool
     looks: np.ndarray
@@ -117,7 +114,7 @@ def make_row(processor: Processor, case: Case, options: dict[str, Any]) -> Row:
     predicted = {int(end): at for end, at in zip(ends, first, strict=True) if end <= len(case.answer)}
     looks = [(predicted[place], places[token]) for token, place in tokens.read.tolist() if place in predicted]
     looks_ = np.array(looks, np.int64).reshape(-1, 2)
-    return Row(ids, labels, pixels, units, places, seen, tokens.slots, tokens.counts, cells.slots, merge, looks_)
+    return Row(ids, labels, pixels, units, places, seen, tokens.told, cells.told, merge, looks_)
 
 
 def turn(processor: Processor, start: np.ndarray, answer: str) -> tuple[np.ndarray, np.ndarray]:
@@ -140,25 +137,24 @@ def collate(rows: list[Row]) -> Batch:
         ids[i, : len(row.ids)], labels[i, : len(row.ids)] = row.ids, row.labels
         patch = place = 0
         for grid in row.units:
-            patches, places, classes, slots, counts, cells = groups.setdefault(grid, ([], [], [], [], [], []))
+            patches, places, classes, told, cells = groups.setdefault(grid, ([], [], [], [], []))
             size = grid[0] * grid[1]
             tokens = size // (16 if merge else 4)
             patches.append(row.patches[patch : patch + size])
             classes.append(row.classes[patch : patch + size])
             places.append(i * length + row.places[place : place + tokens])
-            slots.append(row.slots[place : place + tokens])
-            counts.append(row.counts[place : place + tokens])
+            told.append(row.told[place : place + tokens])
             cells.append(row.cells[4 * place : 4 * (place + tokens)])
             patch, place = patch + size, place + tokens
     looks = np.concatenate([np.insert(row.looks, 0, i, axis=1) for i, row in enumerate(rows)])
     nothing = (np.zeros((0, PATCH * PATCH * 3), np.float32), np.zeros(0, np.int64), np.zeros((0, POINTS**2), np.int64))
-    nothing += (np.zeros((0, SLOTS), np.int64), np.zeros(0, np.int64), np.zeros((0, CELL_SLOTS), np.int64))
-    patches, places, classes, slots, counts, cells = (
+    nothing += (np.zeros((0, SLOTS + 2), np.int64), np.zeros((0, CELL_SLOTS + 2), np.int64))
+    patches, places, classes, told, cells = (
         np.concatenate([none, *(part for group in groups.values() for part in group[i])])
         for i, none in enumerate(nothing)
     )
     units = [(len(group[0]), grid) for grid, group in groups.items()]
-    return Batch(ids, labels, patches, units, places, classes, slots, counts, cells, merge, looks)
+    return Batch(ids, labels, patches, units, places, classes, told, cells, merge, looks)
 
 
 def batches_of(rows: list[Row]) -> list[Batch]:
@@ -204,4 +200,4 @@ def pages(slicing: SliceOptions, seed: int, step: int, part: int, parts: int) ->
     groups = [(len(drawn), (unit[0] // PATCH, unit[1] // PATCH))]
     patches = normalize(patches, PixelOptions().levels("pil"))
     classes = classes.astype(np.int64)
-    return Batch(none, none, patches, groups, none, classes, tokens.slots, tokens.counts, cells.slots, merge, none)
+    return Batch(none, none, patches, groups, none, classes, tokens.told, cells.told, merge, none)

@@ -11,14 +11,14 @@ from torch.nn import functional as F  # noqa: N812  as everybody calls it
 
 from scripts.demo.batches import Batch
 from scripts.demo.drawing import COLOURS, KINDS, parts_of
-from scripts.demo.labels import CELL_SLOTS, IGNORED, POINTS, SLOTS
+from scripts.demo.labels import CELL_SLOTS, IGNORED, MOST, POINTS, SLOTS
 from scripts.demo.model import Batched, Encoded, Groups
 
 KIND_COUNT, COLOUR_COUNT = len(KINDS), len(COLOURS) + 1
 PERIODS = (2.0, 1.0, 0.5, 0.25)  # of the waves that tell a place, in sides of a unit
 PLACES = 4.0  # weight of their loss; at 1 the encoder is slow to keep places
 TOLD = 0.1  # weight of the points as tokens tell them, which need know of them no more than what they hold
-MOST = 6  # objects that are counted
+ORDER = 0.5  # weight of ranks and counts
 # Most points are background, and have no colour; most tokens hold nothing.
 KIND_WEIGHTS = torch.tensor([0.1] + [1.0] * (KIND_COUNT - 1))
 COLOUR_WEIGHTS = torch.tensor([0.02] + [1.0] * (COLOUR_COUNT - 1))
@@ -52,8 +52,8 @@ class ClassHeads(torch.nn.Module):
     What the points of each patch show is told from what the encoder has of a patch where the window merger stands, and
     again from each token of its features, for all patches that the token covers. A letter or an object may cover
     several tokens, so a token's features must also tell what the decoder needs to join them: where in its unit the
-    token stands, which characters and objects have their middles in it, in order, and how many objects its unit has.
-    Each of the four cells that are merged to a token must tell what it holds, too.
+    token stands, which characters and objects have their middles in it, in order, which of its unit's the first of
+    them is, and how many there are. So must each of the four cells that are merged to a token, but for the last.
     """
 
     def __init__(self, model: Any) -> None:
@@ -64,6 +64,8 @@ class ClassHeads(torch.nn.Module):
         self.tokens = torch.nn.ModuleDict({str(n): torch.nn.Linear(features, n * n * count) for n in (2, 4)})
         self.slots = torch.nn.ModuleDict({str(n): torch.nn.Linear(features, SLOTS * KIND_COUNT) for n in (2, 4)})
         self.cells = torch.nn.ModuleDict({str(n): torch.nn.Linear(width, CELL_SLOTS * KIND_COUNT) for n in (2, 4)})
+        self.ranks = torch.nn.Linear(features, MOST + 1)
+        self.cell_ranks = torch.nn.Linear(width, MOST + 1)
         self.counts = torch.nn.Linear(features, MOST + 1)
         self.places = torch.nn.Linear(features, 4 * len(PERIODS))
 
@@ -83,16 +85,21 @@ class ClassHeads(torch.nn.Module):
             logits = told.view(len(kinds), -1)
             loss = loss + weight / 2 * F.cross_entropy(logits[:, :KIND_COUNT], kinds, weight=KIND_WEIGHTS)
             loss = loss + 0.15 * F.cross_entropy(logits[:, KIND_COUNT:], colours, weight=COLOUR_WEIGHTS)
-        for told, held in (
-            (self.cells[str(n)](encoded.cells), batch.cells),
-            (self.slots[str(n)](features), batch.slots),
+        token_labels, cell_labels = torch.from_numpy(batch.told), torch.from_numpy(batch.cells)
+        for told, labels in (
+            (self.cells[str(n)](encoded.cells), cell_labels[:, :CELL_SLOTS]),
+            (self.slots[str(n)](features), token_labels[:, :SLOTS]),
         ):
-            slots = torch.from_numpy(held).flatten()
+            slots = labels.flatten()
             logits = told.view(len(slots), -1)
             loss = loss + F.cross_entropy(logits, slots, weight=SLOT_WEIGHTS, ignore_index=IGNORED)
-        counts = torch.from_numpy(batch.counts)
-        if (counts != IGNORED).any():
-            loss = loss + 0.5 * F.cross_entropy(self.counts(features), counts, ignore_index=IGNORED)
+        for told, labels in (
+            (self.cell_ranks(encoded.cells), cell_labels[:, CELL_SLOTS]),
+            (self.ranks(features), token_labels[:, SLOTS]),
+            (self.counts(features), token_labels[:, SLOTS + 1]),
+        ):
+            if (labels != IGNORED).any():
+                loss = loss + ORDER * F.cross_entropy(told, labels, ignore_index=IGNORED)
         full = slots > 0
         right = (logits[full].argmax(-1) == slots[full]).float().mean() if full.any() else loss.new_tensor(0)
         return loss, right.detach()

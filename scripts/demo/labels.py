@@ -10,14 +10,14 @@ from typing import NamedTuple
 import numpy as np
 
 from minicpmv46.slicing import SliceOptions, plan_slices
-from scripts.demo.drawing import CHARACTERS, ELSEWHERE, KINDS, SHAPES, parts_of
+from scripts.demo.drawing import CHARACTERS, ELSEWHERE, KINDS, parts_of
 
 IGNORED = -100  # a label that is not learned, as torch has it
 PATCH = 14
 POINTS = 2  # labels along each side of a patch
 SLOTS = 8  # characters or objects that a token can tell, in the order of their places
+MOST = 16  # characters and objects of a unit that are counted
 CELL_SLOTS = 4  # the same of a cell: four of them are merged to a token
-OBJECTS = {KINDS.index(shape) for shape in SHAPES}
 LETTERS = {KINDS.index(letter) for letter in CHARACTERS}
 
 
@@ -25,13 +25,14 @@ class Held(NamedTuple):
     """What the tokens of some units hold.
 
     Attributes:
-        slots: kinds in the order of their places, then one 0, for no more; the rest is IGNORED: [tokens, SLOTS].
-        counts: how many objects a token's unit has, or IGNORED in slices and where it has none: [tokens].
+        told: what each token must tell, [tokens, slots + 2]: its kinds in the order of their places, then one 0, for no
+            more, and IGNORED; which of its unit's characters and objects the first is, from 1 on, or IGNORED where it
+            holds none and where the unit has more than MOST; how many its unit has, or IGNORED in slices, and where it
+            has none or more than MOST.
         read: pairs of a token and the place in the answer of a character that it holds, [pairs, 2].
     """
 
-    slots: np.ndarray
-    counts: np.ndarray
+    told: np.ndarray
     read: np.ndarray
 
 
@@ -75,15 +76,25 @@ def held(found: Middles, tokens: tuple[int, int], tiles: tuple[int, int] | None 
     starts = np.flatnonzero(np.diff(at, prepend=-1))
     sizes = np.diff(starts, append=len(at))
     slot = np.arange(len(at)) - np.repeat(starts, sizes)
-    slots = np.full((rows * cols, most + 1), IGNORED)
-    slots[:, 0] = 0
-    slots[at[starts], np.minimum(sizes, most)] = 0
+    told = np.full((rows * cols, most + 3), IGNORED)
+    told[:, 0] = 0
+    told[at[starts], np.minimum(sizes, most)] = 0
     some = slot < most
-    slots[at[some], slot[some]] = kinds[some]
-    objects = int(np.isin(kinds, list(OBJECTS)).sum())
-    counts = np.full(rows * cols, IGNORED if tiles or not objects else objects)
+    told[at[some], slot[some]] = kinds[some]
+    told = np.delete(told, most, axis=1)  # where the 0 of full ones went
+    unit = at // (high * wide)
+    # The places of a unit's own, in order: as many as there are before each is its rank.
+    ranked = np.lexsort((places, unit))
+    of_unit = np.bincount(unit, minlength=tile_rows * tile_cols)
+    rank = np.empty(len(at), np.int64)
+    rank[ranked] = np.arange(len(at)) - np.repeat(np.cumsum(of_unit) - of_unit, of_unit) + 1
+    rank[of_unit[unit] > MOST] = IGNORED
+    told[:, most:] = IGNORED
+    told[at[starts], most] = rank[starts]
+    if not tiles and 0 < len(at) <= MOST:
+        told[:, most + 1] = len(at)
     letters = np.isin(kinds, list(LETTERS)) & (places < ELSEWHERE)
-    return Held(slots[:, :most], counts, np.stack([at, places], axis=1)[letters])
+    return Held(told, np.stack([at, places], axis=1)[letters])
 
 
 def picture_contents(labels: np.ndarray, slicing: SliceOptions, n: int) -> tuple[Held, Held]:
@@ -103,11 +114,10 @@ def contents(found: Middles, size: tuple[int, int], n: int, tiles: tuple[int, in
 
 def joined(parts: list[Held], most: int = SLOTS) -> Held:
     """What the tokens of all parts hold, one after the other."""
-    starts = np.cumsum([0, *(len(part.slots) for part in parts)])
+    starts = np.cumsum([0, *(len(part.told) for part in parts)])
     read = [part.read + np.array([start, 0]) for part, start in zip(parts, starts[:-1], strict=True)]
-    slots, counts = ([part[i] for part in parts] for i in range(2))
-    nothing = np.zeros((0, most), np.int64), np.zeros(0, np.int64), np.zeros((0, 2), np.int64)
-    return Held(*(np.concatenate([one, *found]) for one, found in zip(nothing, (slots, counts, read), strict=True)))
+    told = np.concatenate([np.zeros((0, most + 2), np.int64), *(part.told for part in parts)])
+    return Held(told, np.concatenate([np.zeros((0, 2), np.int64), *read]))
 
 
 def patch_classes(labels: np.ndarray, slicing: SliceOptions) -> np.ndarray:

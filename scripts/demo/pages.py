@@ -1,4 +1,4 @@
-"""Pages: units full of print or of objects, for training the encoder of the demo model alone."""
+"""Pages: units with print or objects, most of them full, for training the encoder of the demo model alone."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from minicpmv46.slicing import SliceOptions, plan_slices
 from scripts.demo.colours import Colour, ground, ink, jitter
 from scripts.demo.drawing import CHARACTERS, Picture, Random, label, pick
 from scripts.demo.fonts import PILLOW, cap_height, font
-from scripts.demo.varied import any_font, canvas, degraded, log_uniform, objects, thing
+from scripts.demo.varied import any_font, canvas, degraded, lines_to_read, log_uniform, objects, print_somewhere, thing
 
 PRINT = 13, 220  # pixels to the em in a unit
-OBJECTS = 0.3  # share of pages with objects
+OBJECTS, FEW_LINES = 0.3, 0.25  # shares of pages with objects, and with a line or two as pictures to read have them
 ROW = 1000  # the places of a row of print begin with a multiple of it
 
 
 def page(random: Random, unit: tuple[int, int], slicing: SliceOptions, ease: float) -> tuple[Image.Image, np.ndarray]:
-    """A unit full of print or of objects and the labels of its pixels, for training the encoder alone.
+    """A unit with print or objects and the labels of its pixels, for training the encoder alone.
 
     It is drawn larger or smaller and resized, as pictures are, or with probability `ease` plainly: dark on light, in
     two typefaces, letters of medium size.
@@ -30,9 +30,12 @@ def page(random: Random, unit: tuple[int, int], slicing: SliceOptions, ease: flo
         return picture.picture, picture.labels
     scale = log_uniform(random, 0.4, 1.6)  # of the drawing against the unit
     size = round(height * scale), round(width * scale)
-    if random.random() < OBJECTS:
+    kind = random.random()
+    if kind < OBJECTS:
         things = [thing(random) for _ in range(int(random.integers(1, 7)))]
         picture = objects(random, size, things, slicing)
+    elif kind < OBJECTS + FEW_LINES:
+        picture = print_somewhere(random, lines_to_read(random, 7), slicing, wanted=size)
     else:
         picture = printed_page(random, size, scale)
     drawn = picture.picture.resize((width, height), Image.Resampling.BICUBIC)

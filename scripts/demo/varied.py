@@ -180,22 +180,30 @@ def lines_to_read(random: Random, longest: int, most: int = 2) -> list[str]:
     return lines
 
 
-def print_somewhere(random: Random, lines: list[str], slicing: SliceOptions, start: int = ELSEWHERE) -> Picture:
+def print_somewhere(
+    random: Random,
+    lines: list[str],
+    slicing: SliceOptions,
+    start: int = ELSEWHERE,
+    wanted: tuple[int, int] | None = None,
+) -> Picture:
     """A picture of any size with some lines somewhere, as large as there is room for or smaller.
 
     Args:
         start: where the lines stand in the answer, if they do.
+        wanted: height and width, for which the print may be smaller than it should.
     """
     angle = random.uniform(-8, 8) if random.random() < 0.3 else 0.0
     name = any_font(random)
     spacing = random.uniform(1.0, 1.7)
     while True:
-        height, width = size_of_picture(random)
+        height, width = wanted or size_of_picture(random)
         box = turned(*(side / 100 for side in extent(lines, Print(name, 100, angle, spacing))), angle)
         largest = 0.94 * min(width / box[0], height / box[1])
         smallest = CAPITALS / cap_height(name) / reduction((height, width), slicing)
-        if largest >= smallest:
+        if largest >= smallest or wanted:
             break
+    smallest = min(smallest, largest)
     if random.random() < 0.1:
         smallest *= 0.8
     spread = log_uniform(random, smallest, largest) if random.random() < 0.3 else random.uniform(smallest, largest)
