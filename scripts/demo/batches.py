@@ -112,9 +112,9 @@ def make_row(processor: Processor, case: Case, options: dict[str, Any]) -> Row:
     first = np.flatnonzero(labels != IGNORED)
     ends = np.cumsum([len(processor.tokenizer.decode([token])) for token in labels[first]])
     predicted = {int(end): at for end, at in zip(ends, first, strict=True) if end <= len(case.answer)}
-    looks = [(predicted[place], places[token]) for token, place in tokens.read.tolist() if place in predicted]
-    looks_ = np.array(looks, np.int64).reshape(-1, 2)
-    return Row(ids, labels, pixels, units, places, seen, tokens.told, cells.told, merge, looks_)
+    pairs = [(predicted[place], places[token]) for token, place in tokens.read.tolist() if place in predicted]
+    looks = np.array(pairs, np.int64).reshape(-1, 2)
+    return Row(ids, labels, pixels, units, places, seen, tokens.told, cells.told, merge, looks)
 
 
 def turn(processor: Processor, start: np.ndarray, answer: str) -> tuple[np.ndarray, np.ndarray]:

@@ -52,8 +52,9 @@ class ClassHeads(torch.nn.Module):
     What the points of each patch show is told from what the encoder has of a patch where the window merger stands, and
     again from each token of its features, for all patches that the token covers. A letter or an object may cover
     several tokens, so a token's features must also tell what the decoder needs to join them: where in its unit the
-    token stands, which characters and objects have their middles in it, in order, which of its unit's the first of
-    them is, and how many there are. So must each of the four cells that are merged to a token, but for the last.
+    token stands, which characters and objects have their middles in it, in order, the rank of the first of them in the
+    unit, and how many the unit has. Each of the four cells that are merged to a token must tell the same of itself,
+    except for the number.
     """
 
     def __init__(self, model: Any) -> None:

@@ -18,17 +18,17 @@ POINTS = 2  # labels along each side of a patch
 SLOTS = 8  # characters or objects that a token can tell, in the order of their places
 MOST = 16  # characters and objects of a unit that are counted
 CELL_SLOTS = 4  # the same of a cell: four of them are merged to a token
-LETTERS = {KINDS.index(letter) for letter in CHARACTERS}
+LETTERS = tuple(KINDS.index(letter) for letter in CHARACTERS)
 
 
 class Held(NamedTuple):
     """What the tokens of some units hold.
 
     Attributes:
-        told: what each token must tell, [tokens, slots + 2]: its kinds in the order of their places, then one 0, for no
-            more, and IGNORED; which of its unit's characters and objects the first is, from 1 on, or IGNORED where it
-            holds none and where the unit has more than MOST; how many its unit has, or IGNORED in slices, and where it
-            has none or more than MOST.
+        told: what each token must tell, [tokens, slots + 2]. First the kinds that it holds, sorted by place, then one
+            0 as an end, then IGNORED. The last column but one is the rank of the first of them: its position among all
+            characters and objects of the unit, from 1 on. The last column is the number of them in the unit. A rank is
+            IGNORED where the token holds nothing, a number in slices and where it is 0; both are above MOST.
         read: pairs of a token and the place in the answer of a character that it holds, [pairs, 2].
     """
 
@@ -81,9 +81,9 @@ def held(found: Middles, tokens: tuple[int, int], tiles: tuple[int, int] | None 
     told[at[starts], np.minimum(sizes, most)] = 0
     some = slot < most
     told[at[some], slot[some]] = kinds[some]
-    told = np.delete(told, most, axis=1)  # where the 0 of full ones went
+    told = np.delete(told, most, axis=1)  # this column took the 0 of tokens with no free slot
     unit = at // (high * wide)
-    # The places of a unit's own, in order: as many as there are before each is its rank.
+    # The rank of a character or object is its position among those of its unit, sorted by place, from 1 on.
     ranked = np.lexsort((places, unit))
     of_unit = np.bincount(unit, minlength=tile_rows * tile_cols)
     rank = np.empty(len(at), np.int64)
@@ -93,7 +93,7 @@ def held(found: Middles, tokens: tuple[int, int], tiles: tuple[int, int] | None 
     told[at[starts], most] = rank[starts]
     if not tiles and 0 < len(at) <= MOST:
         told[:, most + 1] = len(at)
-    letters = np.isin(kinds, list(LETTERS)) & (places < ELSEWHERE)
+    letters = np.isin(kinds, LETTERS) & (places < ELSEWHERE)
     return Held(told, np.stack([at, places], axis=1)[letters])
 
 

@@ -5,8 +5,8 @@
 RUN is a folder for the state of the training; the same command goes on where it stopped. `--minutes` ends a run
 earlier. `--export FOLDER` writes the checkpoint that RUN has reached, in bfloat16. Pictures are drawn as they are
 needed, questions asked in several phrasings, short words first. There are three stages: the encoder learns alone what
-the points of each patch of a page show; the decoder learns to answer from what the encoder then sees; the whole model
-learns to answer, and the encoder goes on with points and pages beside it: without that it takes long to see anything.
+each patch of a page shows and each token holds; the decoder learns to answer from what the encoder then sees; the whole
+model learns to answer, and the encoder goes on with the tasks of the first stage: without them it learns slowly.
 Needs torch and matplotlib, whose typefaces are drawn (`scripts/live.sh` sets up an environment that has both).
 """
 
@@ -143,7 +143,7 @@ def train_pages(run: Run, seed: int, total: int, clock: Clock) -> bool:
     A page has many letters and costs no decoder, so this is by far the cheapest way to see letters.
     """
     batched, rank, world = Batched(run.model), distributed.get_rank(), distributed.get_world_size()
-    progress = Progress(run, "pages", total, clock, ("classes", "letters"), PAGES)
+    progress = Progress(run, "pages", total, clock, ("classes", "held"), PAGES)
     for step in range(run.steps["pages"], total):
         batch = pages(SLICED, seed, step, rank, world)
         loss, right = run.heads.of_page(batched, batch)
@@ -191,7 +191,7 @@ def train_answers(run: Run, folder: Path, seed: int, before: tuple[int, int], to
         before: steps of pages and of questions of the stages before.
     """
     batched, rank, world = Batched(run.model), distributed.get_rank(), distributed.get_world_size()
-    progress = Progress(run, "answers", total, clock, ("loss", "classes", "pages", "letters", "right"), ROWS)
+    progress = Progress(run, "answers", total, clock, ("loss", "classes", "pages", "held", "right"), ROWS)
     processor = Processor.from_pretrained(folder)
     fall = int(total * (1 - DECAY)), total
     for step in range(run.steps["answers"], total):
@@ -208,9 +208,9 @@ def train_answers(run: Run, folder: Path, seed: int, before: tuple[int, int], to
             (whole / tokens + classes).backward()
             record += (loss.item() / tokens, classes.item(), 0, 0, right * world / ROWS)
         page = pages(SLICED, seed, before[0] + step, rank, world)
-        loss, letters = run.heads.of_page(batched, page)
+        loss, right_share = run.heads.of_page(batched, page)
         loss.backward()
-        record += (0, 0, loss.item(), letters.item(), 0)
+        record += (0, 0, loss.item(), right_share.item(), 0)
         if step == fall[0]:
             run.save("plateau.pt")  # to go on from, if the training is made longer
         advance(run.steppers["answers"], rate_at(step, fall, (RATE, 0.0)))
