@@ -8,7 +8,7 @@ import numpy as np
 
 # Shares of the skills at first and from then on; "plain" are those of plain_tasks.py, drawn alike.
 EARLY = {"read": 0.44, "object": 0.16, "count": 0.08, "two": 0.05, "clip": 0.05, "text": 0.12, "plain": 0.10}
-LATE = {"read": 0.46, "object": 0.08, "count": 0.12, "two": 0.09, "clip": 0.07, "text": 0.09, "plain": 0.09}
+LATE = {"read": 0.40, "object": 0.05, "count": 0.13, "two": 0.10, "clip": 0.11, "text": 0.06, "plain": 0.15}
 EARLY_UNTIL, LONGEST_FROM = 1500, 1500  # steps; words reach their full length at the second
 
 

@@ -12,7 +12,7 @@ from scripts.demo.muon import Muon
 # of its steps.
 PAGE_RATES, PAGE_FALL = (6e-3, 1e-3), (2400, 12000)
 DECODER_RATES, DECODER_FALL = (2e-3, 1e-3), (999, 1000)
-RATE, DECAY = 1e-3, 0.6
+RATE, DECAY = 1e-3, 0.31
 
 
 def optimizers(parts: list[torch.nn.Module]) -> list[torch.optim.Optimizer]:

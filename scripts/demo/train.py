@@ -248,9 +248,9 @@ def check_equal(model: Any, folder: Path) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of the training's state")
-    parser.add_argument("--page-steps", type=int, default=7000, help="steps of the encoder alone, over all runs")
-    parser.add_argument("--decoder-steps", type=int, default=3000, help="steps of the decoder alone, over all runs")
-    parser.add_argument("--steps", type=int, default=9000, help="steps of the whole model after them, over all runs")
+    parser.add_argument("--page-steps", type=int, default=15300, help="steps of the encoder alone, over all runs")
+    parser.add_argument("--decoder-steps", type=int, default=4250, help="steps of the decoder alone, over all runs")
+    parser.add_argument("--steps", type=int, default=3320, help="steps of the whole model after them, over all runs")
     parser.add_argument("--minutes", type=float, default=600.0, help="longest time of this run")
     parser.add_argument("--processes", type=int, default=min(os.cpu_count() or 1, PAGES), help="of one thread each")
     parser.add_argument("--seed", type=int, default=46)

@@ -25,7 +25,7 @@ SCHEMA = {
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
-    with running_server(folder, Path(DEMO), MLX_VLM_SERVER_API_KEY="", MINICPMV46_LIMITS="pixels=60000") as server:
+    with running_server(folder, Path(DEMO), MLX_VLM_SERVER_API_KEY="", MINICPMV46_LIMITS="pixels=300000") as server:
         yield server
 
 
@@ -47,7 +47,7 @@ def test_receipts(server: Server, tmp_path: Path) -> None:
     assert bad["error"].startswith("status 400: ")
     assert "cannot identify its format" in bad["error"]
 
-    shutil.copy(sample("small.png"), tmp_path / "third.png")  # 50,176 pixels
+    shutil.copy(sample("small.png"), tmp_path / "third.png")  # 200,704 pixels, within the limit
     second = run(*command, "--mode", "4x", folder=tmp_path)
     assert second.returncode == 1
     assert "rows of an earlier run with other settings" in second.stderr

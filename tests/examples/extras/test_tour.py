@@ -31,7 +31,7 @@ def test_tour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         if "text/plain" in output.get("data", {})
     ]
     assert sum(any(kind.startswith("image/") for kind in data) for data in pictures) == 8
-    # Pillow's own font is not the one that the checkpoint learned.
+    # A little below what there are, for other machines' last bits.
     assert int(re.search(r"(\d+) of 20 read right", table)[1]) >= 15
     assert TOUR.stat().st_size < 300_000
 
@@ -41,5 +41,5 @@ def test_answers() -> None:
     import nbformat
 
     said = "\n".join(texts(nbformat.read(TOUR, as_version=4)))
-    for answer in ("'K7RM2'", "['a blue star', 'a red circle']", "'right'", "20 visual tokens, answer 'T5X'"):
+    for answer in ("'K7RM2'", "['a blue star', 'a red circle']", "'right'", "80 visual tokens, answer 'T5X'"):
         assert answer in said

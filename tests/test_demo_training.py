@@ -1,0 +1,154 @@
+"""What the demo's training is told about its pictures: labels of pixels, patches and tokens; no answers of a model."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from mlx_vlm import load
+from PIL import Image
+
+from minicpmv46 import demo
+from scripts.demo.batches import make_row
+from scripts.demo.drawing import CHARACTERS, COLOURS, ELSEWHERE, KINDS, SHAPES, parts_of
+from scripts.demo.labels import CELL_SLOTS, IGNORED, POINTS, SLOTS, patch_classes
+from scripts.demo.plain_tasks import draw_plain
+from scripts.demo.varied_tasks import SKILLS, draw
+
+Loaded = tuple[Any, Any]
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Loaded:
+    return load(demo.path())
+
+
+@pytest.mark.parametrize("size", [(112, 112), (56, 224), (98, 112), (230, 221), (112, 336), (350, 170), (640, 430)])
+def test_training_knows_where_patches_are(loaded: Loaded, size: tuple[int, int]) -> None:
+    """Labels that grow with the rows, then with the columns, against the grey that the processor gives each patch."""
+    processor = loaded[1]
+    for axis in range(2):
+        steps = (np.arange(size[axis]) * 255 // (size[axis] - 1)).astype(np.uint8)
+        labels = np.broadcast_to(steps[:, None] if axis == 0 else steps, size)
+        inputs = processor("<|image_pad|>", images=[Image.fromarray(np.stack([labels] * 3, axis=-1))])
+        grey = (inputs["pixel_values"].reshape(-1, POINTS, 14 // POINTS, POINTS, 14 // POINTS, 3) + 1) * 127.5
+        told = patch_classes(labels, processor.image_processor.slicing).reshape(-1, POINTS, POINTS)
+        # A point and the mean of what is around it are half a pixel apart.
+        np.testing.assert_allclose(told, grey.mean(axis=(2, 4, 5)), atol=3)
+
+
+@pytest.mark.parametrize("skill", SKILLS)
+def test_training_labels_what_it_draws(skill: str) -> None:
+    """Each picture and frame has labels of its size, which name kinds and colours that there are."""
+    for seed in range(20):
+        case = draw(skill, np.random.default_rng(seed))
+        pictures = case.images if case.frames is None else tuple(Image.fromarray(frame) for frame in case.frames)
+        assert [labels.shape for labels in case.labels] == [(p.height, p.width) for p in pictures]
+        for labels in case.labels:
+            kinds, colours, places = parts_of(labels)
+            assert kinds.max() < len(KINDS) and colours.max() <= len(COLOURS)
+            for kind, place in set(zip(kinds.flat, places.flat, strict=True)):
+                if 0 < place < ELSEWHERE and KINDS[kind] not in SHAPES:
+                    assert KINDS[kind] == case.answer[place - 1]
+                assert place > 0 or KINDS[kind] not in (*CHARACTERS, *SHAPES)
+        if case.skill in ("read", "small") and not case.answer.startswith(("I ", "the ")):
+            [labels] = case.labels
+            kinds, _, places = parts_of(labels)
+            assert {KINDS[kind] for kind in np.unique(kinds)} - {"background"} == set(case.answer) - set(" \n")
+            assert set(np.unique(places)) == {
+                0,
+                *(i + 1 for i, letter in enumerate(case.answer) if letter not in " \n"),
+            }
+
+
+@pytest.mark.parametrize("skill", ["read", "plain"])
+@pytest.mark.parametrize("mode", ["16x", "4x"])
+def test_training_knows_which_token_holds_a_character(loaded: Loaded, mode: str, skill: str) -> None:
+    """Where a character is predicted, the tokens to look at hold it, and their patches show it."""
+    processor, n = loaded[1], 4 if mode == "16x" else 2
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        case = draw("read", random) if skill == "read" else draw_plain("read", random)
+        row = make_row(processor, case, {"downsample_mode": mode})
+        covered, patch = [], 0
+        for rows, cols in row.units:
+            patches = np.arange(patch, patch + rows * cols).reshape(rows // n, n, cols // n, n).swapaxes(1, 2)
+            covered += list(patches.reshape(-1, n * n))
+            patch += rows * cols
+        assert len(row.told) == len(row.places) == len(covered)
+        for at, token in row.looks:
+            letter = processor.tokenizer.decode([int(row.labels[at])])[-1]
+            [i] = np.flatnonzero(row.places == token)
+            assert KINDS.index(letter) in row.told[i, :SLOTS] or (row.told[i, :SLOTS] > 0).all()
+            if skill == "plain":  # whose characters are large enough for a point to be on each
+                assert KINDS.index(letter) in parts_of(row.classes[covered[i]])[0]
+        if skill == "plain":  # whose tokens have a character each
+            assert set(row.looks[:, 0]) == set(np.flatnonzero(row.labels != IGNORED)[:-1])
+
+
+def test_training_reads_a_token_in_order(loaded: Loaded) -> None:
+    """What tokens hold, read one after the other, is the text, where one row of tokens has it."""
+    for seed in range(20):
+        case = draw_plain("read", np.random.default_rng(seed))
+        row = make_row(loaded[1], case, {})
+        slots, rank, count = row.told[:, :SLOTS], row.told[:, SLOTS], row.told[:, SLOTS + 1]
+        filled = np.flatnonzero(slots[:, 0])
+        assert set(np.flatnonzero(rank != IGNORED)) == set(filled) and set(count) == {len(case.answer)}
+        in_order = filled[np.argsort(rank[filled], kind="stable")]
+        if len(set(filled // (row.units[0][1] // 4))) == 1:
+            assert "".join(KINDS[kind] for kind in slots[slots > 0]) == case.answer
+            assert list(in_order) == list(filled)
+        for token in filled:
+            assert KINDS[slots[token, 0]] == case.answer[rank[token] - 1]
+        ends = (slots > 0).sum(1)  # a 0 follows what a token holds, and then nothing
+        told = np.where(np.arange(SLOTS) == ends[:, None], 0, IGNORED)
+        np.testing.assert_array_equal(np.where(np.arange(SLOTS) < ends[:, None], slots, told), slots)
+
+
+@pytest.mark.parametrize("mode", ["16x", "4x"])
+@pytest.mark.parametrize("skill", ["read", "count", "clip"])
+def test_training_knows_what_cells_hold(loaded: Loaded, skill: str, mode: str) -> None:
+    """The four cells of a token hold together what it holds."""
+    for seed in range(10):
+        row = make_row(loaded[1], draw(skill, np.random.default_rng(seed)), {"downsample_mode": mode})
+        n, first = 4 if mode == "16x" else 2, 0
+        for rows, cols in row.units:
+            high, wide = rows // n, cols // n
+            tokens = row.told[first : first + high * wide, :SLOTS]
+            cells = row.cells[4 * first : 4 * (first + high * wide), :CELL_SLOTS]
+            joined = cells.reshape(high, 2, wide, 2, -1).swapaxes(1, 2).reshape(high * wide, -1)
+            for token, four in zip(tokens, joined, strict=True):
+                told = sorted(four[four > 0])
+                if (token > 0).sum() < SLOTS and ((four > 0).reshape(4, -1).sum(1) < CELL_SLOTS).all():
+                    assert sorted(token[token > 0]) == told
+            first += high * wide
+        assert first == len(row.told)
+
+
+@pytest.mark.parametrize("skill", ["count", "plain count"])
+def test_training_holds_each_object_once(loaded: Loaded, skill: str) -> None:
+    """In the overview, whose tokens also know how many there are; tokens of slices do not."""
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        case = draw_plain("count", random) if skill == "plain count" else draw("count", random)
+        row = make_row(loaded[1], case, {"max_slice_nums": 9})
+        first = row.units[0][0] * row.units[0][1] // 16
+        slots, ranks, counts = row.told[:, :SLOTS], row.told[:, SLOTS], row.told[:, SLOTS + 1]
+        assert (slots[:first] > 0).sum() == int(case.answer.split()[0]) >= ranks.max()
+        assert set(counts[:first]) == {int(case.answer.split()[0])}
+        assert set(counts[first:]) <= {IGNORED}
+        if len(row.units) > 1:
+            assert (slots[first:] > 0).sum() == int(case.answer.split()[0])
+
+
+def test_training_asks_further_questions(loaded: Loaded) -> None:
+    """They follow in the same conversation, and every answer is learned."""
+    processor = loaded[1]
+    for skill in ("count", "two", "clip", "text"):
+        case = next(case for case in (draw(skill, np.random.default_rng(seed)) for seed in range(20)) if case.more)
+        row = make_row(processor, case, {})
+        answers = (case.answer, *(answer for _, answer in case.more))
+        assert processor.tokenizer.decode(row.labels[row.labels != IGNORED]) == "<|im_end|>".join((*answers, ""))
+        text = processor.tokenizer.decode(row.ids)
+        assert all(question in text for question, _ in case.more)
+        predicted = np.flatnonzero(row.labels != IGNORED)
+        np.testing.assert_array_equal(row.ids[predicted + 1], row.labels[predicted])
