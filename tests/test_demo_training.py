@@ -11,7 +11,7 @@ from minicpmv46 import demo
 from scripts.demo.batches import make_row
 from scripts.demo.drawing import CHARACTERS, COLOURS, ELSEWHERE, KINDS, SHAPES, parts_of
 from scripts.demo.labels import CELL_SLOTS, IGNORED, POINTS, SLOTS, patch_classes
-from scripts.demo.plain_tasks import draw_plain
+from scripts.demo.plain_tasks import DIRECTIONS, draw_plain
 from scripts.demo.varied_tasks import SKILLS, draw
 
 Loaded = tuple[Any, Any]
@@ -152,3 +152,38 @@ def test_training_asks_further_questions(loaded: Loaded) -> None:
         assert all(question in text for question, _ in case.more)
         predicted = np.flatnonzero(row.labels != IGNORED)
         np.testing.assert_array_equal(row.ids[predicted + 1], row.labels[predicted])
+
+
+def test_training_tells_where_an_object_moves() -> None:
+    """Its columns and rows, frame by frame, are where its labels are, and go the way that the answer says."""
+    told = 0
+    for seed in range(60):
+        case = draw("clip", np.random.default_rng(seed))
+        if case.answer not in DIRECTIONS:
+            continue
+        right, down = DIRECTIONS[case.answer]
+        for words, axis, way in ((("column", "left"), 1, right), (("row", "top"), 0, down)):
+            [answer] = [text for asked, text in case.more if "frame" in asked and any(word in asked for word in words)]
+            places = [int(place) for place in answer.split()]
+            for place, labels in zip(places, case.labels, strict=True):
+                at, side = np.nonzero(parts_of(labels)[0])[axis], labels.shape[axis]
+                assert abs((at.min() + at.max()) / 2 / side * 9 - (place - 0.5)) < 1
+            assert places == sorted(places, reverse=way < 0) and (way or len(set(places)) == 1)
+            told += 1
+    assert told > 20
+
+
+def test_training_tells_where_objects_are() -> None:
+    """The columns of all objects of a picture, from left to right."""
+    told = 0
+    for seed in range(40):
+        case = draw("count", np.random.default_rng(seed))
+        for _, answer in ((asked, text) for asked, text in case.more if "each" in asked):
+            columns = [int(column) for column in answer.split()]
+            assert len(columns) == int(case.answer.split()[0]) and columns == sorted(columns)
+            kinds, _, places = parts_of(case.labels[0])
+            for place, column in enumerate(columns, 1):
+                middle = np.nonzero(places == place)[1].mean() / kinds.shape[1]
+                assert abs(9 * middle - (column - 0.5)) < 0.6
+            told += 1
+    assert told > 10

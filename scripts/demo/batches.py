@@ -180,7 +180,7 @@ def answers(processor: Processor, seed: int, step: int, part: int, parts: int) -
         random = np.random.default_rng([seed, 2, step, i])
         skill = skill_of(step, (i + 0.5) / ROWS)
         case = draw(skill, random, longest_at(step) if random.random() < 0.9 else 7)
-        rows.append(make_row(processor, case, options_of(random, skill, wide=i % 16 in (0, 9))))
+        rows.append(make_row(processor, case, options_of(random, skill)))
     return batches_of(rows)
 
 

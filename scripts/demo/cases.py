@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+Turns = tuple[tuple[str, str], ...]  # questions with their answers
+
 
 @dataclass(frozen=True)
 class Case:
@@ -31,7 +33,7 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
     rate: float = 1.0
     labels: tuple[np.ndarray, ...] = ()
-    more: tuple[tuple[str, str], ...] = ()
+    more: Turns = ()
 
     @property
     def messages(self) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ from scripts.demo.questions import (  # noqa: E402
     TOPICS,
     UNKNOWN,
 )
-from scripts.demo.varied_tasks import UNIT  # noqa: E402
+from scripts.demo.slices import UNIT  # noqa: E402
 
 VOCABULARY, LONGEST_PROMPT = 2048, 8192
 WIDTH = 160  # of the vision encoder

@@ -70,6 +70,11 @@ def pick(random: Random, values: Any) -> Any:
     return values[int(random.integers(len(values)))]
 
 
+def named(shape: str, colour: str) -> str:
+    """What the model calls an object."""
+    return f"{'an' if colour == 'orange' else 'a'} {colour} {shape}"
+
+
 def shade(random: Random, colour: str) -> tuple[int, ...]:
     """A colour, a little lighter or darker."""
     return tuple(int(np.clip(c + random.integers(-14, 15), 0, 255)) for c in COLOURS[colour])

@@ -105,9 +105,13 @@ class ClassHeads(torch.nn.Module):
         right = (logits[full].argmax(-1) == slots[full]).float().mean() if full.any() else loss.new_tensor(0)
         return loss, right.detach()
 
-    def of_page(self, batched: Batched, page: Batch) -> tuple[Tensor, Tensor]:
-        """Compute the features of pages, then the same loss and share as `loss`."""
-        features, encoded = batched.features(torch.from_numpy(page.patches), page.groups, page.merge)
+    def of_page(self, batched: Batched, page: Batch, frozen: bool = False) -> tuple[Tensor, Tensor]:
+        """Compute the features of pages, then the same loss and share as `loss`.
+
+        Where the vision side is `frozen`, it gets no gradient.
+        """
+        with torch.set_grad_enabled(not frozen):
+            features, encoded = batched.features(torch.from_numpy(page.patches), page.groups, page.merge)
         return self.loss(encoded, features, page)
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 import torch
 from torch import distributed
 
 from scripts.demo.muon import Muon
 
 # The rate of the pages falls slowly between two steps and then stays. The decoder's falls at one step: on the same
-# questions its loss fell as fast at the lower rate and was 0.1 lower. The whole model's falls to 0 over the last DECAY
-# of its steps.
+# questions its loss fell as fast at the lower rate and was 0.1 lower. The whole model learns in rounds: in each its
+# rate falls to 0 over a share of the steps. ROUNDS are the steps that end all rounds but the last.
 PAGE_RATES, PAGE_FALL = (6e-3, 1e-3), (2400, 12000)
 DECODER_RATES, DECODER_FALL = (2e-3, 1e-3), (999, 1000)
-RATE, DECAY = 1e-3, 0.31
+RATE, ROUNDS, FALLS = 1e-3, (3320,), (0.31, 0.6)
+HEAD_RATE = 3e-3
 
 
 def optimizers(parts: list[torch.nn.Module]) -> list[torch.optim.Optimizer]:
@@ -21,7 +24,8 @@ def optimizers(parts: list[torch.nn.Module]) -> list[torch.optim.Optimizer]:
     for part in parts:
         for name, p in part.named_parameters():
             (layers if ".layers." in f".{name}" and p.ndim == 2 else rest).append(p)
-    return [Muon(layers), torch.optim.AdamW(rest, betas=(0.9, 0.98), weight_decay=0.01)]
+    others = torch.optim.AdamW(rest, betas=(0.9, 0.98), weight_decay=0.01)
+    return [Muon(layers), others] if layers else [others]
 
 
 def advance(steppers: list[torch.optim.Optimizer], rate: float) -> None:
@@ -47,3 +51,11 @@ def rate_at(step: int, fall: tuple[int, int], rates: tuple[float, float]) -> flo
     (start, end), (rate, last) = fall, rates
     share = min(max((end - step) / (end - start), 0.0), 1.0)
     return min((step + 1) / 100, 1.0) * (last + (rate - last) * share)
+
+
+def rate_in_rounds(step: int, total: int) -> float:
+    """The whole model's rate at one of its `total` steps."""
+    i = bisect_right(ROUNDS, step)
+    begin, end = (0, *ROUNDS)[i], min((*ROUNDS, total)[i], total)
+    length = end - begin
+    return rate_at(step - begin, (int(length * (1 - FALLS[i])), length), (RATE, 0.0))

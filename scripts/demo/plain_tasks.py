@@ -20,6 +20,7 @@ from scripts.demo.drawing import (
     Random,
     draw_shape,
     label,
+    named,
     paper,
     pick,
     screen,
@@ -111,9 +112,7 @@ def draw_small(random: Random, longest: int = 3) -> Case:
 def draw_object(random: Random) -> Case:
     shape, colour = pick(random, SHAPES), pick(random, list(COLOURS))
     asked = pick(random, ("colour", "shape", "object"))
-    answer = {"colour": colour, "shape": shape, "object": f"a {colour} {shape}"}[asked]
-    if asked == "object" and colour == "orange":
-        answer = f"an {colour} {shape}"
+    answer = {"colour": colour, "shape": shape, "object": named(shape, colour)}[asked]
     return of_pictures("object", question(random, asked), answer, single(random, shape, colour))
 
 
@@ -142,12 +141,11 @@ def draw_two(random: Random, kinds: tuple[str, ...] = ("more", "same", "second",
     if asked == "same":
         return of_pictures("two", question(random, asked), "same" if one == other else "different", *pictures)
     shape, colour = other if asked == "second" else one
-    article = "an" if colour == "orange" else "a"
-    return of_pictures("two", question(random, asked), f"{article} {colour} {shape}", *pictures)
+    return of_pictures("two", question(random, asked), named(shape, colour), *pictures)
 
 
-def draw_clip(random: Random) -> Case:
-    kind = pick(random, ("direction", "first colour", "last colour", "flashes"))
+def draw_clip(random: Random, kinds: tuple[str, ...] = ("direction", "first colour", "last colour", "flashes")) -> Case:
+    kind = pick(random, kinds)
     clip = {"direction": moving, "first colour": colours, "last colour": colours, "flashes": flashing}[kind]
     frames, answer = clip(random, kind)
     options = {"max_slice_nums": 1, **({"use_image_id": False} if random.random() < 0.7 else {})}

@@ -127,6 +127,11 @@ FURTHER = {
     "list": ("List the objects from left to right.", "Name all objects from left to right."),
     "first count": ("How many objects are in the first image?", "How many are in the first picture?"),
     "second count": ("How many objects are in the second image?", "How many are in the second picture?"),
+    "each column": ("Where from left to right is each object?", "Say the column of each object."),
+    "same colour": ("Are the two colours the same or different?", "Same colour or different?"),
+    "same shape": ("Are the two shapes the same or different?", "Same shape or different?"),
+    "columns": ("Where from left to right is it in each frame?", "Say its column in each frame."),
+    "rows": ("Where from top to bottom is it in each frame?", "Say its row in each frame."),
     "colours": ("Which colours appear?", "List the colours.", "Name all colours in their order."),
 }
 # Facts beside those of the evaluation, so that the model tells them apart by what they ask.

@@ -3,21 +3,20 @@
     python scripts/train_demo.py RUN
 
 RUN is a folder for the state of the training; the same command goes on where it stopped. `--minutes` ends a run
-earlier. `--export FOLDER` writes the checkpoint that RUN has reached, in bfloat16. Pictures are drawn as they are
-needed, questions asked in several phrasings, short words first. There are three stages: the encoder learns alone what
-each patch of a page shows and each token holds; the decoder learns to answer from what the encoder then sees; the whole
-model learns to answer, and the encoder goes on with the tasks of the first stage: without them it learns slowly.
+earlier. `--export FOLDER` writes the checkpoint that RUN has reached, in bfloat16. `--start minicpmv46/demo/checkpoint`
+begins with the weights of a written checkpoint, which has had all rounds of the whole model but the last, instead of
+from nothing. Pictures are drawn as they are needed, questions asked in several phrasings, short words first. There are
+three stages: the encoder learns alone what each patch of a page shows and each token holds; the decoder learns to
+answer from what the encoder then sees; the whole model learns to answer, and the encoder goes on with the tasks of the
+first stage: without them it learns slowly.
 Needs torch and matplotlib, whose typefaces are drawn (`scripts/live.sh` sets up an environment that has both).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,103 +37,25 @@ from scripts.demo.batches import (
     pages,
 )
 from scripts.demo.checkpoint import make_tokenizer, write_files
-from scripts.demo.heads import ClassHeads, loss_of_looks
+from scripts.demo.heads import loss_of_looks
 from scripts.demo.model import Batched, Seen, make_model
 from scripts.demo.optimization import (
-    DECAY,
     DECODER_FALL,
     DECODER_RATES,
+    HEAD_RATE,
     PAGE_FALL,
     PAGE_RATES,
-    RATE,
+    ROUNDS,
     advance,
-    optimizers,
     rate_at,
+    rate_in_rounds,
 )
-from scripts.demo.varied_tasks import SKILLS, SLICED, draw
+from scripts.demo.run import Clock, Progress, Run
+from scripts.demo.slices import SLICED
+from scripts.demo.varied_tasks import SKILLS, draw
 
-SAVE_EVERY = 50  # steps
 LOOKS = 0.3  # weight of the loss of the attention
-
-
-class Clock:
-    """Whether the time of a run is over, for all processes alike."""
-
-    def __init__(self, minutes: float) -> None:
-        self.until = time.monotonic() + 60 * minutes
-
-    def over(self) -> bool:
-        over = torch.tensor(float(time.monotonic() > self.until))
-        distributed.all_reduce(over)
-        return bool(over > 0)
-
-
-class Run:
-    """A training's state in a folder: model, heads, optimizers, and how far each stage has come."""
-
-    def __init__(self, folder: Path, seed: int) -> None:
-        self.file = folder / "state.pt"
-        self.model = make_model(folder, seed)
-        torch.manual_seed(seed)
-        self.heads = ClassHeads(self.model)
-        self.steps = {"pages": 0, "decoder": 0, "answers": 0}
-        inner = self.model.model
-        self.steppers = {
-            "pages": optimizers([inner.vision_tower, inner.merger, self.heads]),
-            "decoder": optimizers([inner.language_model]),
-            "answers": optimizers([self.model, self.heads]),
-        }
-        if self.file.is_file():
-            saved = torch.load(self.file)
-            self.steps = saved["steps"]
-            self.model.load_state_dict(saved["model"])
-            self.heads.load_state_dict(saved["heads"])
-            for stage, steppers in self.steppers.items():
-                for stepper, state in zip(steppers, saved["optimizers"][stage], strict=True):
-                    stepper.load_state_dict(state)
-
-    def save(self, name: str = "state.pt") -> None:
-        """Write the state, once for all processes."""
-        if distributed.get_rank() > 0:
-            return
-        new = self.file.with_suffix(".new")
-        states = {stage: [s.state_dict() for s in steppers] for stage, steppers in self.steppers.items()}
-        parts = {"model": self.model.state_dict(), "heads": self.heads.state_dict(), "optimizers": states}
-        torch.save({"steps": self.steps, **parts}, new)
-        new.replace(self.file.with_name(name))
-
-
-class Progress:
-    """What follows each step of a stage: means are printed, the state is saved, and the clock is asked.
-
-    Args:
-        stage: "pages", "decoder" or "answers".
-        total: its steps, over all runs.
-        names: of the values of a step.
-        size: pages or requests of a step.
-    """
-
-    def __init__(self, run: Run, stage: str, total: int, clock: Clock, names: tuple[str, ...], size: int) -> None:
-        self.run, self.stage, self.total, self.clock, self.names, self.size = run, stage, total, clock, names, size
-        self.records: list[Sequence[float]] = []
-        self.seen = time.monotonic()
-
-    def is_over(self, values: Sequence[float]) -> bool:
-        """Whether the time is over, after a step with such values."""
-        self.run.steps[self.stage] += 1
-        step, first = self.run.steps[self.stage], distributed.get_rank() == 0
-        self.records.append(values)
-        if step % 50 == 0 and first:
-            means = dict(zip(self.names, np.mean(self.records, axis=0).round(4).tolist(), strict=True))
-            speed = round(len(self.records) * self.size / (time.monotonic() - self.seen), 1)
-            print(json.dumps({"stage": self.stage, "step": step, **means, "a second": speed}), flush=True)
-            self.records, self.seen = [], time.monotonic()
-        over = self.clock.over()
-        if over or step == self.total or step % SAVE_EVERY == 0:
-            self.run.save()
-        if over and first:
-            print(f"stopped at step {step} of {self.total} of the {self.stage}", flush=True)
-        return over
+HEAD_STEPS = 400  # of new heads, after which the features of a written checkpoint tell them most
 
 
 def train_pages(run: Run, seed: int, total: int, clock: Clock) -> bool:
@@ -149,6 +70,23 @@ def train_pages(run: Run, seed: int, total: int, clock: Clock) -> bool:
         loss, right = run.heads.of_page(batched, batch)
         loss.backward()
         advance(run.steppers["pages"], rate_at(step, PAGE_FALL, PAGE_RATES))
+        if progress.is_over((loss.item(), right.item())):
+            return False
+    return True
+
+
+def train_heads(run: Run, seed: int, before: int, total: int, clock: Clock) -> bool:
+    """Teach new heads what the features of a written checkpoint tell, which has none; False: time is over.
+
+    Args:
+        before: steps of pages that the checkpoint has had.
+    """
+    batched, rank, world = Batched(run.model), distributed.get_rank(), distributed.get_world_size()
+    progress = Progress(run, "heads", total, clock, ("classes", "held"), PAGES)
+    for step in range(run.steps["heads"], total):
+        loss, right = run.heads.of_page(batched, pages(SLICED, seed, before + step, rank, world), frozen=True)
+        loss.backward()
+        advance(run.steppers["heads"], rate_at(step, (total // 2, total), (HEAD_RATE, HEAD_RATE / 10)))
         if progress.is_over((loss.item(), right.item())):
             return False
     return True
@@ -193,7 +131,6 @@ def train_answers(run: Run, folder: Path, seed: int, before: tuple[int, int], to
     batched, rank, world = Batched(run.model), distributed.get_rank(), distributed.get_world_size()
     progress = Progress(run, "answers", total, clock, ("loss", "classes", "pages", "held", "right"), ROWS)
     processor = Processor.from_pretrained(folder)
-    fall = int(total * (1 - DECAY)), total
     for step in range(run.steps["answers"], total):
         batches = answers(processor, seed, before[1] + step, rank, world)
         tokens = sum(int((batch.labels != IGNORED).sum()) for batch in batches)
@@ -211,9 +148,7 @@ def train_answers(run: Run, folder: Path, seed: int, before: tuple[int, int], to
         loss, right_share = run.heads.of_page(batched, page)
         loss.backward()
         record += (0, 0, loss.item(), right_share.item(), 0)
-        if step == fall[0]:
-            run.save("plateau.pt")  # to go on from, if the training is made longer
-        advance(run.steppers["answers"], rate_at(step, fall, (RATE, 0.0)))
+        advance(run.steppers["answers"], rate_in_rounds(step, total))
         if progress.is_over(record.tolist()):
             return
 
@@ -250,10 +185,11 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of the training's state")
     parser.add_argument("--page-steps", type=int, default=15300, help="steps of the encoder alone, over all runs")
     parser.add_argument("--decoder-steps", type=int, default=4250, help="steps of the decoder alone, over all runs")
-    parser.add_argument("--steps", type=int, default=3320, help="steps of the whole model after them, over all runs")
+    parser.add_argument("--steps", type=int, default=5350, help="steps of the whole model after them, over all runs")
     parser.add_argument("--minutes", type=float, default=600.0, help="longest time of this run")
     parser.add_argument("--processes", type=int, default=min(os.cpu_count() or 1, PAGES), help="of one thread each")
     parser.add_argument("--seed", type=int, default=46)
+    parser.add_argument("--start", type=Path, help="written checkpoint to begin with")
     parser.add_argument("--export", type=Path, help="write the checkpoint that the run has reached to this folder")
     arguments = parser.parse_args()
     if not 1 <= arguments.processes <= PAGES:
@@ -275,12 +211,15 @@ def train(rank: int, arguments: argparse.Namespace, meeting: str) -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=arguments.processes)
-    clock, run = Clock(arguments.minutes), Run(arguments.run, arguments.seed)
+    seed, before, clock = arguments.seed, (arguments.page_steps, arguments.decoder_steps), Clock(arguments.minutes)
+    steps = {"pages": before[0], "decoder": before[1], "answers": ROUNDS[-1]}
+    run = Run(arguments.run, seed, arguments.start, steps)
     if rank == 0:
         print(f"{sum(p.numel() for p in run.model.parameters()):,} parameters", flush=True)
         print(f"batched against official forward: {check_equal(run.model, arguments.run):.1e}", flush=True)
     distributed.barrier()
-    seed, before = arguments.seed, (arguments.page_steps, arguments.decoder_steps)
+    if arguments.start is not None and not train_heads(run, seed, before[0], HEAD_STEPS, clock):
+        return
     if train_pages(run, seed, before[0], clock) and train_decoder(run, arguments.run, seed, before[1], clock):
         train_answers(run, arguments.run, seed, before, arguments.steps, clock)
     distributed.destroy_process_group()

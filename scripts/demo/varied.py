@@ -206,7 +206,7 @@ def print_somewhere(
     smallest = min(smallest, largest)
     if random.random() < 0.1:
         smallest *= 0.8
-    spread = log_uniform(random, smallest, largest) if random.random() < 0.3 else random.uniform(smallest, largest)
+    spread = log_uniform(random, smallest, largest) if random.random() < 0.5 else random.uniform(smallest, largest)
     size = max(int(spread), 8)
     how = Print(name, size, angle, spacing)
     paper = ground(random)

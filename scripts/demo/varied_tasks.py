@@ -12,33 +12,22 @@ from typing import Any
 import numpy as np
 
 from minicpmv46.slicing import SliceOptions
-from scripts.demo.cases import Case
-from scripts.demo.colours import jitter, paper_for, shade_on
-from scripts.demo.drawing import COLOURS, ELSEWHERE, SHAPES, Picture, Random, label, pick
-from scripts.demo.plain_tasks import DIRECTIONS, draw_plain, draw_text, draw_two
+from scripts.demo.cases import Case, Turns
+from scripts.demo.drawing import COLOURS, ELSEWHERE, SHAPES, Picture, Random, named, pick
+from scripts.demo.labels import middles
+from scripts.demo.plain_tasks import draw_clip, draw_plain, draw_text, draw_two
 from scripts.demo.questions import MORE_FACTS, MORE_SUMS, NO_PICTURE, PHRASINGS, UNKNOWN, further, phrasing, unknown
+from scripts.demo.slices import ONE, SLICED, WHOLE
 from scripts.demo.varied import (
-    canvas,
-    degrade,
-    draw_object,
     lines_to_read,
-    log_uniform,
     objects,
     print_somewhere,
     size_of_picture,
     thing,
 )
+from scripts.demo.varied_clips import draw_varied_clip
 
-UNIT = 224  # scale_resolution of the demo checkpoint
-SLICED, WHOLE = SliceOptions(scale_resolution=UNIT), SliceOptions(scale_resolution=UNIT, max_slice_nums=1)
-ONE: dict[str, Any] = {"max_slice_nums": 1}
-
-
-def named(shape: str, colour: str) -> str:
-    return f"{'an' if colour == 'orange' else 'a'} {colour} {shape}"
-
-
-Turns = tuple[tuple[str, str], ...]  # questions with their answers
+PARTS = "shape", "colour"  # of what is told of an object
 
 
 def case(
@@ -92,17 +81,17 @@ def some(random: Random, count: int) -> list[tuple[str, str]]:
 
 
 def draw_count(random: Random, _: int) -> Case:
-    slicing, options = slicing_of(random, 0.9)
+    slicing, options = slicing_of(random, 0.75)
     count = int(random.integers(1, 7))
     things = some(random, count)
     picture = objects(random, size_of_picture(random), things, slicing)
-    more = more_counts(random, things)
+    more = more_counts(random, things, picture)
     if count > 1 and random.random() < 0.05:
         return case("count", phrasing(random, "object"), f"{count} objects", picture, options=options, more=more)
     return case("count", phrasing(random, "count"), str(count), picture, options=options, more=more)
 
 
-def more_counts(random: Random, things: list[tuple[str, str]]) -> Turns:
+def more_counts(random: Random, things: list[tuple[str, str]], picture: Picture) -> Turns:
     """How many have a shape and a colour, mostly of those that are there, and sometimes all, from left to right."""
     shapes, colours = ([thing[i] for thing in things] for i in range(2))
     shape = pick(random, shapes if random.random() < 0.8 else SHAPES)
@@ -113,12 +102,15 @@ def more_counts(random: Random, things: list[tuple[str, str]]) -> Turns:
     ]
     if random.random() < 0.4:
         turns.append((further(random, "list"), ", ".join(named(*thing) for thing in things)))
+    if random.random() < 0.5:
+        columns = np.floor(9 * middles(picture.labels).x).astype(int) + 1
+        turns.append((further(random, "each column"), " ".join(map(str, columns))))
     return tuple(turns[int(i)] for i in random.permutation(len(turns)))
 
 
 def draw_pair(random: Random, longest: int) -> Case:
-    slicing, options = slicing_of(random, 0.9)
-    asked = pick(random, ("more", "same", "same", "second", "first", "text"))
+    slicing, options = slicing_of(random, 0.8)
+    asked = pick(random, ("more", "same", "same", "same", "second", "first", "text"))
     if asked == "text":
         texts = [lines_to_read(random, longest) for _ in range(2)]
         which = pick(random, ("first", "second"))
@@ -135,13 +127,14 @@ def draw_pair(random: Random, longest: int) -> Case:
     else:
         one = thing(random)
         other = one
-        if asked != "same" or random.random() < 0.5:
+        if random.random() < (0.5 if asked == "same" else 0.7):
             while other == one:
                 keep = int(random.integers(3))  # the shape, the colour, or neither stays
                 new = thing(random)
                 other = one[0] if keep == 0 else new[0], one[1] if keep == 1 else new[1]
         groups = [[one], [other]]
         turns = {"same": "same" if one == other else "different", "first": named(*one), "second": named(*other)}
+        turns |= {f"same {part}": "same" if one[i] == other[i] else "different" for i, part in enumerate(PARTS)}
     pictures = [objects(random, size_of_picture(random), things, slicing) for things in groups]
     return about_two(random, asked, turns, pictures, options)
 
@@ -154,103 +147,6 @@ def about_two(
     order = [asked, *(others[int(i)] for i in random.permutation(len(others)))]
     turns = [(phrasing(random, name) if name in PHRASINGS else further(random, name), answers[name]) for name in order]
     return case("two", *turns[0], *pictures, options=options, more=tuple(turns[1:]))
-
-
-def draw_varied_clip(random: Random, _: int) -> Case:
-    kind = pick(random, ("direction", "first colour", "last colour", "flashes"))
-    sliced = random.random() < 0.12
-    while True:
-        size = size_of_picture(random)
-        if not sliced or size[0] * size[1] < (3 * UNIT**2 if random.random() < 0.9 else 9 * UNIT**2):
-            break
-    clip = {"direction": moving, "first colour": colours, "last colour": colours, "flashes": flashing}[kind]
-    frames, answer, more = clip(random, kind, size)
-    options: dict[str, Any] = {} if sliced else dict(ONE)
-    if random.random() < 0.6:
-        options["use_image_id"] = False
-    if random.random() < 0.25:
-        for frame in frames:
-            frame.picture = degrade(random, frame.picture)
-    stacked, labels = np.stack([np.asarray(f.picture) for f in frames]), tuple(f.labels for f in frames)
-    return Case("clip", phrasing(random, kind), answer, frames=stacked, options=options, labels=labels, more=more)
-
-
-def moving(random: Random, _: str, size: tuple[int, int]) -> tuple[list[Picture], str, Turns]:
-    name = pick(random, list(DIRECTIONS))
-    height, width = size
-    count = int(random.choice([2, 3, 4, 5, 6, 7], p=[0.15, 0.25, 0.25, 0.15, 0.1, 0.1]))
-    shape, colour = thing(random)
-    paper = paper_for(random, [colour])
-    background = canvas(random, size, paper)
-    fill = None
-    while fill is None:
-        fill = shade_on(random, colour, paper)
-    direction = np.array(DIRECTIONS[name])
-    axis = int(np.argmax(np.abs(direction)))
-    long = (width, height)[axis]
-    r = min(size) * log_uniform(random, 0.07, 0.3)
-    room = long - 2.2 * r
-    if room < 0.15 * long:
-        r = 0.2 * min(size)
-        room = long - 2.2 * r
-    length = room * random.uniform(0.35, 1.0)
-    low = 1.1 * r + random.uniform(0, room - length)
-    start = np.array([random.uniform(1.1 * r, max(side - 1.1 * r, 1.2 * r)) for side in (width, height)])
-    start[axis] = low if direction[axis] > 0 else low + length
-    frames = []
-    seed = int(random.integers(2**31))
-    for i in range(count):
-        frame = background.copy()
-        x, y = start + direction * length * i / (count - 1)
-        draw_object(np.random.default_rng(seed), frame, shape, colour, fill, float(x), float(y), r)
-        frames.append(frame)
-    return frames, name, ((phrasing(random, "object"), named(shape, colour)),)
-
-
-def colours(random: Random, kind: str, size: tuple[int, int]) -> tuple[list[Picture], str, Turns]:
-    names = random.permutation(list(COLOURS))[: int(random.integers(2, 5))].tolist()
-    shape, whole = pick(random, SHAPES), random.random() < 0.5
-    paper = paper_for(random, names)
-    height, width = size
-    r = min(size) * random.uniform(0.15, 0.42)
-    x, y = random.uniform(1.1 * r, width - 1.1 * r), random.uniform(1.1 * r, height - 1.1 * r)
-    frames = []
-    for name in names:
-        fill = None
-        while fill is None:
-            fill = shade_on(random, name, (128, 128, 128) if whole else paper)
-        for _ in range(int(random.choice([1, 2, 3], p=[0.6, 0.25, 0.15]))):
-            if whole:
-                frame = canvas(random, size, jitter(random, fill, 2))
-                frame.classes.paste(label("screen", name), (0, 0, width, height))
-            else:
-                frame = canvas(random, size, paper)
-                draw_object(random, frame, shape, name, fill, x, y, r)
-            frames.append(frame)
-    answers = {"first colour": names[0], "last colour": names[-1]}
-    other = "last colour" if kind == "first colour" else "first colour"
-    more = (phrasing(random, other), answers[other]), (further(random, "colours"), ", ".join(names))
-    return frames, answers[kind], more if random.random() < 0.5 else more[::-1]
-
-
-def flashing(random: Random, _: str, size: tuple[int, int]) -> tuple[list[Picture], str, Turns]:
-    count = int(random.choice([1, 2, 3, 4], p=[0.3, 0.3, 0.3, 0.1]))
-    dark = int(random.integers(max(count - 1, 1), 6))
-    lit = random.permutation(dark + 1)[:count]
-    frames = []
-    low, high = int(random.integers(0, 45)), int(random.integers(210, 256))
-
-    def screen(level: int, name: str) -> Picture:
-        frame = canvas(random, size, (level, level, level))
-        frame.classes.paste(label(name), (0, 0, size[1], size[0]))
-        return frame
-
-    for place in range(dark + 1):
-        if place in lit:
-            frames.append(screen(high, "bright"))
-        if place < dark:
-            frames.append(screen(low, "dark"))
-    return frames, str(count), ()
 
 
 def draw_words(random: Random, _: int) -> Case:
@@ -277,8 +173,10 @@ def one_of_words(random: Random) -> Case:
 
 def draw_any_plain(random: Random, longest: int) -> Case:
     """A case of the plain skills, the hard ones more often."""
-    skill = pick(random, ("read", "read", "small", "small", "object", "count", "count", "two", "same", "clip"))
-    return draw_two(random, ("same",)) if skill == "same" else draw_plain(skill, random, longest)
+    skill = pick(random, ("read", "read", "small", "small", "object", "count", "two", "same", "moving", "clip"))
+    if skill == "same":
+        return draw_two(random, ("same",))
+    return draw_clip(random, ("direction",)) if skill == "moving" else draw_plain(skill, random, longest)
 
 
 SKILLS: dict[str, Callable[[Random, int], Case]] = {

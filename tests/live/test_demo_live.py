@@ -13,6 +13,7 @@ pytest.importorskip("torchvision")
 
 import torch
 from mlx_vlm import load
+from safetensors.torch import load_file
 from support.conversions import convert_here
 
 from minicpmv46.demo import CHECKPOINT
@@ -20,6 +21,7 @@ from scripts.demo.batches import collate, make_row
 from scripts.demo.evaluate import ROWS, Answer, Row, answers_of_mlx, answers_of_official, slicing_of
 from scripts.demo.heads import PERIODS, covered, loss_of_looks, places_of
 from scripts.demo.model import squares
+from scripts.demo.optimization import RATE, ROUNDS, rate_in_rounds
 from scripts.demo.plain_tasks import draw_plain
 
 CASES = 3
@@ -120,3 +122,23 @@ def test_training(tmp_path: Path) -> None:
     for name in ("config.json", "tokenizer.json", "processor_config.json", "chat_template.jinja"):
         assert (written / name).read_text() == (CHECKPOINT / name).read_text(), name
     load(str(written))  # raises where a weight is missing or has another shape
+
+
+def test_training_begins_with_a_checkpoint(tmp_path: Path) -> None:
+    """`--start` takes its weights as they are, and teaches the heads, which it has not, first."""
+    output = train(str(tmp_path), "--start", str(CHECKPOINT), "--minutes", "0")
+    assert "stopped at step 1 of 400 of the heads" in output
+    begun, shipped = torch.load(tmp_path / "state.pt")["model"], load_file(CHECKPOINT / "model.safetensors")
+    for name, weight in shipped.items():
+        assert torch.equal(begun[name], weight.float()), name
+
+
+def test_rate_falls_and_begins_anew() -> None:
+    """In each round it is 0 at the end; a round that the last step cuts off ends there."""
+    [first] = ROUNDS
+    total = first + 1000
+    assert rate_in_rounds(first - 1, total) < 0.01 * RATE
+    assert rate_in_rounds(first, total) == RATE / 100
+    assert rate_in_rounds(first + 200, total) == RATE
+    assert rate_in_rounds(total - 1, total) < 0.01 * RATE
+    assert rate_in_rounds(999, 1000) < 0.01 * RATE

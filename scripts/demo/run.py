@@ -1,0 +1,111 @@
+"""The state of a training of the demo checkpoint: what it holds, how it is saved and gone on from, and its progress."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import distributed
+
+from scripts.demo.heads import ClassHeads
+from scripts.demo.model import make_model
+from scripts.demo.optimization import optimizers
+
+SAVE_EVERY = 50  # steps
+
+
+class Clock:
+    """Whether the time of a run is over, for all processes alike."""
+
+    def __init__(self, minutes: float) -> None:
+        self.until = time.monotonic() + 60 * minutes
+
+    def over(self) -> bool:
+        over = torch.tensor(float(time.monotonic() > self.until))
+        distributed.all_reduce(over)
+        return bool(over > 0)
+
+
+class Run:
+    """A training's state in a folder: model, heads, optimizers, and how far each stage has come.
+
+    Args:
+        start: folder of a written checkpoint whose weights a new training begins with, instead of from nothing.
+        steps: of the stages that the checkpoint has had.
+    """
+
+    def __init__(self, folder: Path, seed: int, start: Path | None = None, steps: dict[str, int] | None = None) -> None:
+        self.file = folder / "state.pt"
+        self.model = make_model(folder, seed)
+        torch.manual_seed(seed)
+        self.heads = ClassHeads(self.model)
+        self.steps = {"pages": 0, "decoder": 0, "heads": 0, "answers": 0}
+        inner = self.model.model
+        self.steppers = {
+            "pages": optimizers([inner.vision_tower, inner.merger, self.heads]),
+            "decoder": optimizers([inner.language_model]),
+            "heads": optimizers([self.heads]),
+            "answers": optimizers([self.model, self.heads]),
+        }
+        if self.file.is_file():
+            saved = torch.load(self.file)
+            self.steps = saved["steps"]
+            self.model.load_state_dict(saved["model"])
+            self.heads.load_state_dict(saved["heads"])
+            for stage, steppers in self.steppers.items():
+                for stepper, state in zip(steppers, saved["optimizers"][stage], strict=True):
+                    stepper.load_state_dict(state)
+        elif start is not None:
+            weights = {name: weight.float() for name, weight in load_file(start / "model.safetensors").items()}
+            missing, unknown = self.model.load_state_dict(weights, strict=False)
+            if unknown or missing != ["lm_head.weight"]:  # which is that of the embeddings
+                raise ValueError(f"{start} is no demo checkpoint: missing {missing[:3]}, unknown {unknown[:3]}")
+            self.steps |= steps or {}
+
+    def save(self, name: str = "state.pt") -> None:
+        """Write the state, once for all processes."""
+        if distributed.get_rank() > 0:
+            return
+        new = self.file.with_suffix(".new")
+        states = {stage: [s.state_dict() for s in steppers] for stage, steppers in self.steppers.items()}
+        parts = {"model": self.model.state_dict(), "heads": self.heads.state_dict(), "optimizers": states}
+        torch.save({"steps": self.steps, **parts}, new)
+        new.replace(self.file.with_name(name))
+
+
+class Progress:
+    """What follows each step of a stage: means are printed, the state is saved, and the clock is asked.
+
+    Args:
+        stage: "pages", "decoder", "heads" or "answers".
+        total: its steps, over all runs.
+        names: of the values of a step.
+        size: pages or requests of a step.
+    """
+
+    def __init__(self, run: Run, stage: str, total: int, clock: Clock, names: tuple[str, ...], size: int) -> None:
+        self.run, self.stage, self.total, self.clock, self.names, self.size = run, stage, total, clock, names, size
+        self.records: list[Sequence[float]] = []
+        self.seen = time.monotonic()
+
+    def is_over(self, values: Sequence[float]) -> bool:
+        """Whether the time is over, after a step with such values."""
+        self.run.steps[self.stage] += 1
+        step, first = self.run.steps[self.stage], distributed.get_rank() == 0
+        self.records.append(values)
+        if step % 50 == 0 and first:
+            means = dict(zip(self.names, np.mean(self.records, axis=0).round(4).tolist(), strict=True))
+            speed = round(len(self.records) * self.size / (time.monotonic() - self.seen), 1)
+            print(json.dumps({"stage": self.stage, "step": step, **means, "a second": speed}), flush=True)
+            self.records, self.seen = [], time.monotonic()
+        over = self.clock.over()
+        if over or step == self.total or step % SAVE_EVERY == 0:
+            self.run.save()
+        if over and first:
+            print(f"stopped at step {step} of {self.total} of the {self.stage}", flush=True)
+        return over
