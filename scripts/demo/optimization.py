@@ -11,10 +11,11 @@ from scripts.demo.muon import Muon
 
 # The rate of the pages falls slowly between two steps and then stays. The decoder's falls at one step: on the same
 # questions its loss fell as fast at the lower rate and was 0.1 lower. The whole model learns in rounds: in each its
-# rate falls to 0 over a share of the steps. ROUNDS are the steps that end all rounds but the last.
+# rate falls to 0 over a share of the steps. ROUNDS are the steps that the checkpoints which shipped have had; what is
+# trained after them is one more round.
 PAGE_RATES, PAGE_FALL = (6e-3, 1e-3), (2400, 12000)
 DECODER_RATES, DECODER_FALL = (2e-3, 1e-3), (999, 1000)
-RATE, ROUNDS, FALLS = 1e-3, (3320,), (0.31, 0.6)
+RATE, ROUNDS, FALLS = 1e-3, (3320, 5350), (0.31, 0.6, 0.6)
 HEAD_RATE = 3e-3
 
 

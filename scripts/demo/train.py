@@ -4,11 +4,13 @@
 
 RUN is a folder for the state of the training; the same command goes on where it stopped. `--minutes` ends a run
 earlier. `--export FOLDER` writes the checkpoint that RUN has reached, in bfloat16. `--start minicpmv46/demo/checkpoint`
-begins with the weights of a written checkpoint, which has had all rounds of the whole model but the last, instead of
-from nothing. Pictures are drawn as they are needed, questions asked in several phrasings, short words first. There are
-three stages: the encoder learns alone what each patch of a page shows and each token holds; the decoder learns to
-answer from what the encoder then sees; the whole model learns to answer, and the encoder goes on with the tasks of the
-first stage: without them it learns slowly.
+begins with the weights of a written checkpoint, after the steps that the shipped one has had, instead of from nothing;
+`--steps` must be more.
+
+Pictures are drawn as they are needed, questions asked in several phrasings, short words first. There are three stages:
+the encoder learns alone what each patch of a page shows and each token holds; the decoder learns to answer from what
+the encoder then sees; the whole model learns to answer, and the encoder goes on with the tasks of the first stage:
+without them it learns slowly.
 Needs torch and matplotlib, whose typefaces are drawn (`scripts/live.sh` sets up an environment that has both).
 """
 
@@ -185,7 +187,9 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of the training's state")
     parser.add_argument("--page-steps", type=int, default=15300, help="steps of the encoder alone, over all runs")
     parser.add_argument("--decoder-steps", type=int, default=4250, help="steps of the decoder alone, over all runs")
-    parser.add_argument("--steps", type=int, default=5350, help="steps of the whole model after them, over all runs")
+    parser.add_argument(
+        "--steps", type=int, default=ROUNDS[-1], help="steps of the whole model after them, over all runs"
+    )
     parser.add_argument("--minutes", type=float, default=600.0, help="longest time of this run")
     parser.add_argument("--processes", type=int, default=min(os.cpu_count() or 1, PAGES), help="of one thread each")
     parser.add_argument("--seed", type=int, default=46)
@@ -194,6 +198,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if not 1 <= arguments.processes <= PAGES:
         parser.error(f"--processes {arguments.processes}: a step has {PAGES} pages to share, so give 1 to {PAGES}")
+    if arguments.start is not None and arguments.steps <= ROUNDS[-1]:
+        parser.error(f"--steps {arguments.steps}: a written checkpoint has had {ROUNDS[-1]} steps, so give more")
     if arguments.export is not None:
         export(arguments.run, arguments.export)
         return

@@ -126,7 +126,7 @@ def test_training(tmp_path: Path) -> None:
 
 def test_training_begins_with_a_checkpoint(tmp_path: Path) -> None:
     """`--start` takes its weights as they are, and teaches the heads, which it has not, first."""
-    output = train(str(tmp_path), "--start", str(CHECKPOINT), "--minutes", "0")
+    output = train(str(tmp_path), "--start", str(CHECKPOINT), "--steps", str(ROUNDS[-1] + 1), "--minutes", "0")
     assert "stopped at step 1 of 400 of the heads" in output
     begun, shipped = torch.load(tmp_path / "state.pt")["model"], load_file(CHECKPOINT / "model.safetensors")
     for name, weight in shipped.items():
@@ -135,10 +135,10 @@ def test_training_begins_with_a_checkpoint(tmp_path: Path) -> None:
 
 def test_rate_falls_and_begins_anew() -> None:
     """In each round it is 0 at the end; a round that the last step cuts off ends there."""
-    [first] = ROUNDS
-    total = first + 1000
-    assert rate_in_rounds(first - 1, total) < 0.01 * RATE
-    assert rate_in_rounds(first, total) == RATE / 100
-    assert rate_in_rounds(first + 200, total) == RATE
-    assert rate_in_rounds(total - 1, total) < 0.01 * RATE
+    total = ROUNDS[-1] + 1000
+    for end in (*ROUNDS, total):
+        assert rate_in_rounds(end - 1, total) < 0.01 * RATE
+    for begin in (0, *ROUNDS):
+        assert rate_in_rounds(begin, total) == RATE / 100
+        assert rate_in_rounds(begin + 200, total) == RATE
     assert rate_in_rounds(999, 1000) < 0.01 * RATE
