@@ -64,10 +64,11 @@ class Run:
             weights = {name: weight.float() for name, weight in load_file(start / "model.safetensors").items()}
             missing, unknown = self.model.load_state_dict(weights, strict=False)
             if unknown or missing != ["lm_head.weight"]:  # which is that of the embeddings
-                raise ValueError(f"{start} is no demo checkpoint: missing {missing[:3]}, unknown {unknown[:3]}")
+                wrong = f"missing {missing[:3]}, unknown {unknown[:3]}"
+                raise ValueError(f"{start} has other weights ({wrong}): give a folder that --export wrote")
             self.steps |= steps or {}
 
-    def save(self, name: str = "state.pt") -> None:
+    def save(self) -> None:
         """Write the state, once for all processes."""
         if distributed.get_rank() > 0:
             return
@@ -75,7 +76,7 @@ class Run:
         states = {stage: [s.state_dict() for s in steppers] for stage, steppers in self.steppers.items()}
         parts = {"model": self.model.state_dict(), "heads": self.heads.state_dict(), "optimizers": states}
         torch.save({"steps": self.steps, **parts}, new)
-        new.replace(self.file.with_name(name))
+        new.replace(self.file)
 
 
 class Progress:

@@ -224,9 +224,9 @@ def train(rank: int, arguments: argparse.Namespace, meeting: str) -> None:
         print(f"{sum(p.numel() for p in run.model.parameters()):,} parameters", flush=True)
         print(f"batched against official forward: {check_equal(run.model, arguments.run):.1e}", flush=True)
     distributed.barrier()
-    if arguments.start is not None and not train_heads(run, seed, before[0], HEAD_STEPS, clock):
-        return
-    if train_pages(run, seed, before[0], clock) and train_decoder(run, arguments.run, seed, before[1], clock):
+    ready = arguments.start is None or train_heads(run, seed, before[0], HEAD_STEPS, clock)
+    ready = ready and train_pages(run, seed, before[0], clock)
+    if ready and train_decoder(run, arguments.run, seed, before[1], clock):
         train_answers(run, arguments.run, seed, before, arguments.steps, clock)
     distributed.destroy_process_group()
 

@@ -64,7 +64,7 @@ def moving(random: Random, _: str, size: tuple[int, int]) -> tuple[list[Picture]
         draw_object(np.random.default_rng(seed), frame, shape, colour, fill, float(x), float(y), r)
         frames.append(frame)
         places.append((int(9 * x / width) + 1, int(9 * y / height) + 1))
-    # Nothing else tells the decoder that it should compare where an object stands from frame to frame.
+    # From the answer alone the decoder learns slowly to compare where an object stands from frame to frame.
     more = [
         (further(random, "columns"), " ".join(str(column) for column, _ in places)),
         (further(random, "rows"), " ".join(str(row) for _, row in places)),
