@@ -1,5 +1,6 @@
 """Shared fixtures: small checkpoints in the official layout, loaded the way users load them."""
 
+import signal
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,10 @@ from minicpmv46.processing import Processor
 # Their assertions say what differs, as those of the tests do.
 SUPPORT = ("conversions", "endpoints", "environments", "quantized", "refusals", "serving", "stages")
 pytest.register_assert_rewrite(*(f"support.{name}" for name in SUPPORT))
+
+# A shell starts background jobs with SIGINT ignored, also for what they start: the tests that send it would fail there.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
