@@ -17,6 +17,7 @@ from scripts.demo.model import make_model
 from scripts.demo.optimization import optimizers
 
 SAVE_EVERY = 50  # steps
+HEAD_STEPS = 400  # of new heads, after which the features of a written checkpoint tell them most
 
 
 class Clock:
@@ -44,7 +45,7 @@ class Run:
         self.model = make_model(folder, seed)
         torch.manual_seed(seed)
         self.heads = ClassHeads(self.model)
-        self.steps = {"pages": 0, "decoder": 0, "heads": 0, "answers": 0}
+        self.steps = {"pages": 0, "decoder": 0, "heads": HEAD_STEPS, "answers": 0}  # heads learn with the pages
         inner = self.model.model
         self.steppers = {
             "pages": optimizers([inner.vision_tower, inner.merger, self.heads]),
@@ -66,7 +67,7 @@ class Run:
             if unknown or missing != ["lm_head.weight"]:  # which is that of the embeddings
                 wrong = f"missing {missing[:3]}, unknown {unknown[:3]}"
                 raise ValueError(f"{start} has other weights ({wrong}): give a folder that --export wrote")
-            self.steps |= steps or {}
+            self.steps |= {"heads": 0, **(steps or {})}
 
     def save(self) -> None:
         """Write the state, once for all processes."""

@@ -52,12 +52,11 @@ from scripts.demo.optimization import (
     rate_at,
     rate_in_rounds,
 )
-from scripts.demo.run import Clock, Progress, Run
+from scripts.demo.run import HEAD_STEPS, Clock, Progress, Run
 from scripts.demo.slices import SLICED
 from scripts.demo.varied_tasks import SKILLS, draw
 
 LOOKS = 0.3  # weight of the loss of the attention
-HEAD_STEPS = 400  # of new heads, after which the features of a written checkpoint tell them most
 
 
 def train_pages(run: Run, seed: int, total: int, clock: Clock) -> bool:
@@ -79,6 +78,8 @@ def train_pages(run: Run, seed: int, total: int, clock: Clock) -> bool:
 
 def train_heads(run: Run, seed: int, before: int, total: int, clock: Clock) -> bool:
     """Teach new heads what the features of a written checkpoint tell, which has none; False: time is over.
+
+    A training from nothing has had all these steps.
 
     Args:
         before: steps of pages that the checkpoint has had.
@@ -224,8 +225,7 @@ def train(rank: int, arguments: argparse.Namespace, meeting: str) -> None:
         print(f"{sum(p.numel() for p in run.model.parameters()):,} parameters", flush=True)
         print(f"batched against official forward: {check_equal(run.model, arguments.run):.1e}", flush=True)
     distributed.barrier()
-    ready = arguments.start is None or train_heads(run, seed, before[0], HEAD_STEPS, clock)
-    ready = ready and train_pages(run, seed, before[0], clock)
+    ready = train_heads(run, seed, before[0], HEAD_STEPS, clock) and train_pages(run, seed, before[0], clock)
     if ready and train_decoder(run, arguments.run, seed, before[1], clock):
         train_answers(run, arguments.run, seed, before, arguments.steps, clock)
     distributed.destroy_process_group()
