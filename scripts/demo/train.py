@@ -228,6 +228,7 @@ def train(rank: int, arguments: argparse.Namespace, meeting: str) -> None:
     ready = train_heads(run, seed, before[0], HEAD_STEPS, clock) and train_pages(run, seed, before[0], clock)
     if ready and train_decoder(run, arguments.run, seed, before[1], clock):
         train_answers(run, arguments.run, seed, before, arguments.steps, clock)
+    distributed.barrier()  # the first process may still be writing; one that ended before it was seen to abort
     distributed.destroy_process_group()
 
 
