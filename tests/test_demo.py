@@ -30,21 +30,21 @@ from scripts.demo.varied_tasks import draw
 # Cases of a row, and right answers at least: a little below what there are, for other machines' last bits. A case of
 # the first rows takes about a second on a CPU, one of the others three.
 FLOORS = {
-    "read": (20, 17),
+    "read": (20, 18),
     "object": (20, 19),
     "count": (20, 19),
     "two": (12, 11),
     "clip": (12, 11),
     "text": (30, 29),
-    "read, 4x": (20, 18),
-    "small, 16x, slices": (20, 17),
+    "read, 4x": (30, 26),
+    "small, 16x, slices": (20, 18),
     "any picture: read": (12, 9),
     "any picture: read across slices": (12, 5),
     "any picture: object": (6, 5),
     "any picture: count": (6, 5),
     "any picture: two": (6, 5),
     "any clip": (6, 5),
-    "free questions": (12, 10),
+    "free questions": (12, 11),
 }
 # Right of five lines of 2 to 6 letters and digits in black on white: width, height and size of the font.
 LINES = {
@@ -52,11 +52,11 @@ LINES = {
     (160, 64, 28): 4,
     (224, 112, 40): 4,
     (448, 448, 72): 2,
-    (640, 480, 60): 2,
+    (640, 480, 60): 3,
     (300, 60, 40): 3,
 }
 # Of 8 pictures of small print, at least with slices and at most without.
-SLICED, WHOLE = 6, 1
+SLICED, WHOLE = 4, 1
 SLICING = slicing_of(demo.CHECKPOINT)
 Loaded = tuple[Any, Any]
 

@@ -1,5 +1,7 @@
 """What the demo's training is told about its pictures: labels of pixels, patches and tokens; no answers of a model."""
 
+import re
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from scripts.demo.batches import make_row
 from scripts.demo.drawing import CHARACTERS, COLOURS, ELSEWHERE, KINDS, SHAPES, parts_of
 from scripts.demo.labels import CELL_SLOTS, IGNORED, POINTS, SLOTS, patch_classes
 from scripts.demo.plain_tasks import DIRECTIONS, draw_plain
+from scripts.demo.questions import FURTHER
 from scripts.demo.varied_tasks import SKILLS, draw
 
 Loaded = tuple[Any, Any]
@@ -143,7 +146,7 @@ def test_training_holds_each_object_once(loaded: Loaded, skill: str) -> None:
 def test_training_asks_further_questions(loaded: Loaded) -> None:
     """They follow in the same conversation, and every answer is learned."""
     processor = loaded[1]
-    for skill in ("count", "two", "clip", "text"):
+    for skill in ("read", "count", "two", "clip", "text"):
         case = next(case for case in (draw(skill, np.random.default_rng(seed)) for seed in range(20)) if case.more)
         row = make_row(processor, case, {})
         answers = (case.answer, *(answer for _, answer in case.more))
@@ -187,3 +190,43 @@ def test_training_tells_where_objects_are() -> None:
                 assert abs(9 * middle - (column - 0.5)) < 0.6
             told += 1
     assert told > 10
+
+
+def asked_as(question: str) -> tuple[str, list[int]]:
+    """The name that a further question has, and the numbers in it."""
+    for name, phrasings in FURTHER.items():
+        for phrasing in phrasings:
+            found = re.fullmatch(re.escape(phrasing).replace(r"\{\}", "(.*)"), question)
+            if found:
+                return name, [int(number) for number in re.findall(r"\d+", " ".join(found.groups()))]
+    raise AssertionError(f"{question!r} is not a further question")
+
+
+def test_training_asks_about_lines() -> None:
+    """Further questions about lines: their answers are found again in the answer or in the labels of the picture."""
+    told: Counter[str] = Counter()
+    for seed in range(60):
+        case = draw("read", np.random.default_rng(seed))
+        if case.answer.startswith(("I only", "the text")):
+            continue
+        lines = case.answer.split("\n")
+        for question, answer in case.more:
+            name, numbers = asked_as(question)
+            if name == "character":
+                place, row = (*numbers, 1)[:2]
+                assert answer == lines[row - 1][place - 1]
+            elif name == "line":
+                assert answer == lines[numbers[0] - 1]
+            elif name == "lengths":
+                assert [int(n) for n in answer.split()] == [len(line) for line in lines]
+            elif name == "backwards":
+                assert answer.split("\n") == [line[::-1] for line in lines[::-1]]
+            else:
+                assert name == "character columns"
+                _, _, places = parts_of(case.labels[0])
+                shown = [place for place, character in enumerate(case.answer, 1) if character not in " \n"]
+                for place, column in zip(shown, answer.split(), strict=True):
+                    middle = np.nonzero(places == place)[1].mean() / places.shape[1]
+                    assert abs(9 * middle - (int(column) - 0.5)) < 0.6
+            told[name] += 1
+    assert len(told) == 5 and min(told.values()) > 2

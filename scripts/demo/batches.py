@@ -36,6 +36,7 @@ Grid = tuple[int, int]
 
 ROWS = 32  # requests of a step
 PAGES = 16  # of a step of the encoder alone, and beside the requests of the whole model
+MORE_PAGES = {0: PAGES, 20650: 32}  # from a step of pages on
 EASE = 300, 1500  # steps between which pages become harder
 PATCHES, TOKENS = 6000, 6000  # at most, of the requests that are computed together
 
@@ -189,7 +190,8 @@ def pages(slicing: SliceOptions, seed: int, step: int, part: int, parts: int) ->
     ease = float(np.clip((EASE[1] - step) / (EASE[1] - EASE[0]), 0, 1))
     random = np.random.default_rng([seed, 0, step])
     unit = (slicing.scale_resolution,) * 2 if random.random() < ease else page_size(random, slicing)
-    drawn = [page(np.random.default_rng([seed, 1, step, i]), unit, slicing, ease) for i in range(part, PAGES, parts)]
+    count = MORE_PAGES[max(first for first in MORE_PAGES if first <= step)]
+    drawn = [page(np.random.default_rng([seed, 1, step, i]), unit, slicing, ease) for i in range(part, count, parts)]
     half = PATCH // POINTS
     patches = np.concatenate([patchify(np.asarray(picture), PATCH) for picture, _ in drawn])
     classes = np.concatenate([of_patches(labels[half // 2 :: half, half // 2 :: half]) for _, labels in drawn])

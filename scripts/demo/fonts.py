@@ -11,12 +11,12 @@ from PIL import ImageFont
 PILLOW = "Pillow"
 # Weights of the typefaces in training; a name is a file of matplotlib's. Every one has A to Z and 0 to 9.
 FONTS = {
-    PILLOW: 5.0,
-    "DejaVuSans": 5.0,
-    "DejaVuSans-Bold": 3.0,
+    PILLOW: 4.0,
+    "DejaVuSans": 4.0,
+    "DejaVuSans-Bold": 4.0,
     "DejaVuSans-Oblique": 1.0,
     "DejaVuSans-BoldOblique": 0.5,
-    "DejaVuSansMono": 3.0,
+    "DejaVuSansMono": 4.0,
     "DejaVuSansMono-Bold": 1.5,
     "DejaVuSansMono-Oblique": 0.5,
     "DejaVuSerif": 3.0,
@@ -25,9 +25,9 @@ FONTS = {
     "STIXGeneral": 3.0,
     "STIXGeneralBol": 1.5,
     "STIXGeneralItalic": 0.5,
-    "cmr10": 1.5,
+    "cmr10": 4.0,
     "cmb10": 0.5,
-    "cmss10": 2.0,
+    "cmss10": 3.5,
     "cmtt10": 1.5,
 }
 

@@ -14,10 +14,11 @@ SHARES = {
     1500: {"read": 0.40, "object": 0.05, "count": 0.13, "two": 0.10, "clip": 0.11, "text": 0.06, "plain": 0.15},
     7570: {"read": 0.36, "object": 0.04, "count": 0.13, "two": 0.11, "clip": 0.15, "text": 0.04, "plain": 0.17},
     8250: {"read": 0.42, "object": 0.03, "count": 0.15, "two": 0.13, "clip": 0.09, "text": 0.03, "plain": 0.15},
+    9600: {"read": 0.57, "object": 0.03, "count": 0.09, "two": 0.06, "clip": 0.05, "text": 0.03, "plain": 0.17},
 }
 LONGEST_FROM = 1500  # the step at which words reach their full length
 # Shares of requests in 4x, whose many tokens cost time; of skills that are not named, and of named ones.
-WIDE, WIDE_OF = 0.05, {"read": 0.15, "plain": 0.3}
+WIDE, WIDE_OF = 0.05, {"read": 0.2, "plain": 0.45}
 
 
 def skill_of(step: int, place: float) -> str:

@@ -11,10 +11,11 @@ from minicpmv46.slicing import SliceOptions, plan_slices
 from scripts.demo.colours import Colour, ground, ink, jitter
 from scripts.demo.drawing import CHARACTERS, Picture, Random, label, pick
 from scripts.demo.fonts import PILLOW, cap_height, font
-from scripts.demo.varied import any_font, canvas, degraded, lines_to_read, log_uniform, objects, print_somewhere, thing
+from scripts.demo.lines import lines_to_read
+from scripts.demo.varied import any_font, canvas, degraded, log_uniform, objects, print_somewhere, thing
 
 PRINT = 13, 220  # pixels to the em in a unit
-OBJECTS, FEW_LINES = 0.3, 0.25  # shares of pages with objects, and with a line or two as pictures to read have them
+OBJECTS, FEW_LINES = 0.15, 0.35  # shares of pages with objects, and with a line or two as pictures to read have them
 ROW = 1000  # the places of a row of print begin with a multiple of it
 
 

@@ -132,6 +132,11 @@ FURTHER = {
     "same shape": ("Are the two shapes the same or different?", "Same shape or different?"),
     "columns": ("Where from left to right is it in each frame?", "Say its column in each frame."),
     "rows": ("Where from top to bottom is it in each frame?", "Say its row in each frame."),
+    "character": ("What is character {}?", "Which is character {}?", "Say character {}."),
+    "line": ("Read line {}.", "What does line {} say?"),
+    "lengths": ("How long is each line?", "Say the length of each line."),
+    "backwards": ("Read it backwards.", "Read the text backwards."),
+    "character columns": ("Where from left to right is each character?", "Say the column of each character."),
     "colours": ("Which colours appear?", "List the colours.", "Name all colours in their order."),
 }
 # Facts beside those of the evaluation, so that the model tells them apart by what they ask.

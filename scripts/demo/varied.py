@@ -12,7 +12,6 @@ from PIL import Image, ImageDraw, ImageFilter
 from minicpmv46.slicing import SliceOptions, plan_slices
 from scripts.demo.colours import Colour, ground, ink, jitter, paper_for, shade_on
 from scripts.demo.drawing import (
-    CHARACTERS,
     COLOURS,
     ELSEWHERE,
     SHAPES,
@@ -27,12 +26,6 @@ from scripts.demo.fonts import FONTS, cap_height, font
 SMALLEST, LARGEST = 64, 640  # sides of pictures in pixels
 CAPITALS = 10  # smallest height of a capital in pixels of a unit
 NOISE = np.random.default_rng(46).standard_normal(3 * 700 * 700, dtype=np.float32)  # cut anew for each picture
-WORD_LIST = """
-HELLO WORLD OPEN CLOSED STOP EXIT SALE HI CAT DOG TEST DEMO IMAGE TEXT RED BLUE MLX APPLE MINI MODEL YES NO OK
-GO PLEASE THANKS FREE NEW PARIS LONDON COFFEE TEA BUS TAXI ROOM FLOOR GATE HOUSE STREET PRICE TOTAL SUM DATE
-TIME JUNE JULY MONDAY SUNDAY ZERO ONE TWO PAGE QUIZ VISION PORT PYTHON CODE INVOICE NUMBER
-"""
-WORDS = tuple(WORD_LIST.split())
 
 
 def log_uniform(random: Random, low: float, high: float) -> float:
@@ -69,12 +62,12 @@ def degrade(random: Random, picture: Image.Image) -> Image.Image:
     """Light noise, a little blur or JPEG, or nothing."""
     if random.random() < 0.08:
         picture = picture.filter(ImageFilter.GaussianBlur(random.uniform(0.3, 0.9)))
-    if random.random() < 0.25:
+    if random.random() < 0.33:
         pixels = np.array(picture, dtype=np.float32)
         start = int(random.integers(NOISE.size - pixels.size))
         pixels += NOISE[start : start + pixels.size].reshape(pixels.shape) * np.float32(random.uniform(2, 14))
         picture = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
-    if random.random() < 0.15:
+    if random.random() < 0.25:
         file = io.BytesIO()
         picture.save(file, "JPEG", quality=int(random.integers(50, 96)))
         picture = Image.open(file)
@@ -157,29 +150,6 @@ def stamp(picture: Picture, tiles: tuple[Image.Image, Image.Image], colour: Colo
     picture.classes.paste(labels, corner, Image.fromarray((np.asarray(labels) > 0).astype(np.uint8) * 255))
 
 
-def random_line(random: Random, longest: int) -> str:
-    return "".join(pick(random, CHARACTERS) for _ in range(int(random.integers(1, longest + 1))))
-
-
-def lines_to_read(random: Random, longest: int, most: int = 2) -> list[str]:
-    """One line or some, `most` at most, mostly of random characters, some with a space, some words.
-
-    The more characters a picture has, the more it teaches.
-    """
-    lines = []
-    count = 1 if random.random() < 0.5 else 2
-    for _ in range(count if most <= 2 or random.random() < 0.6 else int(random.integers(3, most + 1))):
-        kind = random.random()
-        if kind < 0.8 or longest < 4:
-            lines.append(random_line(random, longest))
-        elif kind < 0.9:
-            lines.append(pick(random, WORDS)[:8])
-        else:
-            half = max(longest // 2, 1)
-            lines.append(f"{random_line(random, half)} {random_line(random, half)}")
-    return lines
-
-
 def print_somewhere(
     random: Random,
     lines: list[str],
@@ -204,9 +174,9 @@ def print_somewhere(
         if largest >= smallest or wanted:
             break
     smallest = min(smallest, largest)
-    if random.random() < 0.1:
+    if random.random() < 0.05:
         smallest *= 0.8
-    spread = log_uniform(random, smallest, largest) if random.random() < 0.5 else random.uniform(smallest, largest)
+    spread = log_uniform(random, smallest, largest) if random.random() < 0.25 else random.uniform(smallest, largest)
     size = max(int(spread), 8)
     how = Print(name, size, angle, spacing)
     paper = ground(random)

@@ -15,16 +15,11 @@ from minicpmv46.slicing import SliceOptions
 from scripts.demo.cases import Case, Turns
 from scripts.demo.drawing import COLOURS, ELSEWHERE, SHAPES, Picture, Random, named, pick
 from scripts.demo.labels import middles
+from scripts.demo.lines import lines_to_read, more_of_lines
 from scripts.demo.plain_tasks import draw_clip, draw_plain, draw_text, draw_two
 from scripts.demo.questions import MORE_FACTS, MORE_SUMS, NO_PICTURE, PHRASINGS, UNKNOWN, further, phrasing, unknown
 from scripts.demo.slices import ONE, SLICED, WHOLE
-from scripts.demo.varied import (
-    lines_to_read,
-    objects,
-    print_somewhere,
-    size_of_picture,
-    thing,
-)
+from scripts.demo.varied import objects, print_somewhere, size_of_picture, thing
 from scripts.demo.varied_clips import draw_varied_clip
 
 PARTS = "shape", "colour"  # of what is told of an object
@@ -43,7 +38,7 @@ def slicing_of(random: Random, whole: float) -> tuple[SliceOptions, dict[str, An
 
 
 def draw_read(random: Random, longest: int = 7) -> Case:
-    slicing, options = slicing_of(random, 0.75)
+    slicing, options = slicing_of(random, 0.65)
     lines = lines_to_read(random, longest, most=2 if longest < 7 else 6)
     kind = random.random()
     asked, answer, start = "read", "\n".join(lines), 0
@@ -53,7 +48,7 @@ def draw_read(random: Random, longest: int = 7) -> Case:
         asked, answer, start = "object", f"the text {' '.join(lines)}", len("the text ")
     picture = print_somewhere(random, lines, slicing, start)
     question = phrasing(random, asked) if asked else unknown(random, True)
-    return case("read", question, answer, picture, options=options)
+    return case("read", question, answer, picture, options=options, more=more_of_lines(random, lines, picture))
 
 
 def draw_one(random: Random, _: int) -> Case:
@@ -173,7 +168,8 @@ def one_of_words(random: Random) -> Case:
 
 def draw_any_plain(random: Random, longest: int) -> Case:
     """A case of the plain skills, the hard ones more often."""
-    skill = pick(random, ("read", "read", "small", "small", "object", "count", "two", "same", "moving", "clip"))
+    kinds = ("read", "read", "read", "read", "small", "small", "object", "count", "two", "same", "moving", "clip")
+    skill = pick(random, kinds)
     if skill == "same":
         return draw_two(random, ("same",))
     return draw_clip(random, ("direction",)) if skill == "moving" else draw_plain(skill, random, longest)

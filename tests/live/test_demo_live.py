@@ -21,7 +21,7 @@ from scripts.demo.batches import collate, make_row
 from scripts.demo.evaluate import ROWS, Answer, Row, answers_of_mlx, answers_of_official, slicing_of
 from scripts.demo.heads import PERIODS, covered, loss_of_looks, places_of
 from scripts.demo.model import squares
-from scripts.demo.optimization import RATE, ROUNDS, rate_in_rounds
+from scripts.demo.optimization import RATES, ROUNDS, rate_in_rounds
 from scripts.demo.plain_tasks import draw_plain
 from scripts.demo.run import HEAD_STEPS
 
@@ -137,10 +137,9 @@ def test_training_begins_with_a_checkpoint(tmp_path: Path) -> None:
 
 def test_rate_falls_and_begins_anew() -> None:
     """In each round it is 0 at the end; a round that the last step cuts off ends there."""
-    total = ROUNDS[-1] + 1000
-    for end in (*ROUNDS, total):
-        assert rate_in_rounds(end - 1, total) < 0.01 * RATE
-    for begin in (0, *ROUNDS):
-        assert rate_in_rounds(begin, total) == RATE / 100
-        assert rate_in_rounds(begin + 200, total) == RATE
-    assert rate_in_rounds(999, 1000) < 0.01 * RATE
+    begins, ends = (0, *ROUNDS), (*ROUNDS, ROUNDS[-1] + 2000)
+    for begin, end, rate in zip(begins, ends, RATES, strict=True):
+        assert rate_in_rounds(begin, ends[-1]) == rate / 100
+        assert rate_in_rounds(begin + 150, ends[-1]) == rate
+        assert rate_in_rounds(end - 1, ends[-1]) < 0.01 * rate
+    assert rate_in_rounds(999, 1000) < 0.01 * RATES[0]
