@@ -28,15 +28,13 @@ from scripts.demo.labels import (
     patch_classes,
     picture_contents,
 )
-from scripts.demo.mixture import longest_at, options_of, skill_of
+from scripts.demo.mixture import PAGES_OF_STEPS, at_step, longest_at, options_of, skill_of
 from scripts.demo.pages import page, page_size
 from scripts.demo.varied_tasks import draw
 
 Grid = tuple[int, int]
 
 ROWS = 32  # requests of a step
-PAGES = 16  # of a step of the encoder alone, and beside the requests of the whole model
-MORE_PAGES = {0: PAGES, 20650: 32}  # from a step of pages on
 EASE = 300, 1500  # steps between which pages become harder
 PATCHES, TOKENS = 6000, 6000  # at most, of the requests that are computed together
 
@@ -190,7 +188,7 @@ def pages(slicing: SliceOptions, seed: int, step: int, part: int, parts: int) ->
     ease = float(np.clip((EASE[1] - step) / (EASE[1] - EASE[0]), 0, 1))
     random = np.random.default_rng([seed, 0, step])
     unit = (slicing.scale_resolution,) * 2 if random.random() < ease else page_size(random, slicing)
-    count = MORE_PAGES[max(first for first in MORE_PAGES if first <= step)]
+    count = at_step(PAGES_OF_STEPS, step)
     drawn = [page(np.random.default_rng([seed, 1, step, i]), unit, slicing, ease) for i in range(part, count, parts)]
     half = PATCH // POINTS
     patches = np.concatenate([patchify(np.asarray(picture), PATCH) for picture, _ in drawn])

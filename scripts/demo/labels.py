@@ -61,6 +61,11 @@ def middles(labels: np.ndarray) -> Middles:
     return Middles(there, kind_of[there], y, x)
 
 
+def columns_of(labels: np.ndarray) -> str:
+    """The column of each character or object, of nine from left to right, as an answer says it."""
+    return " ".join(str(int(9 * x) + 1) for x in middles(labels).x)
+
+
 def held(found: Middles, tokens: tuple[int, int], tiles: tuple[int, int] | None = None, most: int = SLOTS) -> Held:
     """What the tokens hold of a picture that is `tokens` rows and columns of them, in tiles if it is sliced.
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from scripts.demo.cases import Turns
 from scripts.demo.drawing import CHARACTERS, Picture, Random, pick
-from scripts.demo.labels import middles
+from scripts.demo.labels import columns_of
 from scripts.demo.questions import further
 
 WORD_LIST = """
@@ -69,6 +67,5 @@ def more_of_lines(random: Random, lines: list[str], picture: Picture) -> Turns:
         if random.random() < 0.5:
             turns.append((further(random, "backwards"), "\n".join(lines)[::-1]))
         if random.random() < 0.5:
-            columns = np.floor(9 * middles(picture.labels).x).astype(int) + 1
-            turns.append((further(random, "character columns"), " ".join(map(str, columns))))
+            turns.append((further(random, "character columns"), columns_of(picture.labels)))
     return tuple(turns[int(i)] for i in random.permutation(len(turns)))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from scripts.demo.drawing import Random
+
+T = TypeVar("T")
 
 # Shares of the skills from a step on; "plain" are those of plain_tasks.py, drawn alike.
 SHARES = {
@@ -16,14 +18,21 @@ SHARES = {
     8250: {"read": 0.42, "object": 0.03, "count": 0.15, "two": 0.13, "clip": 0.09, "text": 0.03, "plain": 0.15},
     9600: {"read": 0.57, "object": 0.03, "count": 0.09, "two": 0.06, "clip": 0.05, "text": 0.03, "plain": 0.17},
 }
+PAGES = 16  # of a step of the encoder alone
+PAGES_OF_STEPS = {0: PAGES, 20650: 32}  # from a step of pages on; beside the requests of the whole model they go on
 LONGEST_FROM = 1500  # the step at which words reach their full length
 # Shares of requests in 4x, whose many tokens cost time; of skills that are not named, and of named ones.
 WIDE, WIDE_OF = 0.05, {"read": 0.2, "plain": 0.45}
 
 
+def at_step(values: dict[int, T], step: int) -> T:
+    """What holds at a step, of values that each hold from a step on."""
+    return values[max(first for first in values if first <= step)]
+
+
 def skill_of(step: int, place: float) -> str:
     """The skill at a place, from 0 to 1, in a step, so that every step has the same shares."""
-    shares = SHARES[max(first for first in SHARES if first <= step)]
+    shares = at_step(SHARES, step)
     ends = np.cumsum(list(shares.values()))
     return list(shares)[int(np.searchsorted(ends, place * ends[-1]))]
 

@@ -30,7 +30,6 @@ from torch.nn import functional as F  # noqa: N812  as everybody calls it
 from minicpmv46.processing import Processor
 from scripts.demo.batches import (
     IGNORED,
-    PAGES,
     ROWS,
     Batch,
     answers,
@@ -40,6 +39,7 @@ from scripts.demo.batches import (
 )
 from scripts.demo.checkpoint import make_tokenizer, write_files
 from scripts.demo.heads import loss_of_looks
+from scripts.demo.mixture import PAGES
 from scripts.demo.model import Batched, Seen, make_model
 from scripts.demo.optimization import (
     DECODER_FALL,

@@ -14,7 +14,7 @@ import numpy as np
 from minicpmv46.slicing import SliceOptions
 from scripts.demo.cases import Case, Turns
 from scripts.demo.drawing import COLOURS, ELSEWHERE, SHAPES, Picture, Random, named, pick
-from scripts.demo.labels import middles
+from scripts.demo.labels import columns_of
 from scripts.demo.lines import lines_to_read, more_of_lines
 from scripts.demo.plain_tasks import draw_clip, draw_plain, draw_text, draw_two
 from scripts.demo.questions import MORE_FACTS, MORE_SUMS, NO_PICTURE, PHRASINGS, UNKNOWN, further, phrasing, unknown
@@ -98,8 +98,7 @@ def more_counts(random: Random, things: list[tuple[str, str]], picture: Picture)
     if random.random() < 0.4:
         turns.append((further(random, "list"), ", ".join(named(*thing) for thing in things)))
     if random.random() < 0.5:
-        columns = np.floor(9 * middles(picture.labels).x).astype(int) + 1
-        turns.append((further(random, "each column"), " ".join(map(str, columns))))
+        turns.append((further(random, "each column"), columns_of(picture.labels)))
     return tuple(turns[int(i)] for i in random.permutation(len(turns)))
 
 
