@@ -10,11 +10,13 @@ from mlx_vlm import load
 from PIL import Image
 
 from minicpmv46 import demo
-from scripts.demo.batches import make_row
+from scripts.demo.batches import make_row, pages
 from scripts.demo.drawing import CHARACTERS, COLOURS, ELSEWHERE, KINDS, SHAPES, parts_of
-from scripts.demo.labels import CELL_SLOTS, IGNORED, POINTS, SLOTS, patch_classes
+from scripts.demo.labels import CELL_SLOTS, IGNORED, PATCH, POINTS, SLOTS, patch_classes
+from scripts.demo.mixture import FEWEST_PAGES, options_of
 from scripts.demo.plain_tasks import DIRECTIONS, draw_plain
 from scripts.demo.questions import FURTHER
+from scripts.demo.slices import FRAME, UNIT, UNITS
 from scripts.demo.varied_tasks import SKILLS, draw
 
 Loaded = tuple[Any, Any]
@@ -125,6 +127,34 @@ def test_training_knows_what_cells_hold(loaded: Loaded, skill: str, mode: str) -
                     assert sorted(token[token > 0]) == told
             first += high * wide
         assert first == len(row.told)
+
+
+@pytest.mark.parametrize("skill", ["read", "object", "plain", "clip"])
+def test_training_has_units_of_all_sides(loaded: Loaded, skill: str) -> None:
+    """A request's units are of the side that its picture was drawn for, frames of the one that the checkpoint has."""
+    sides: Counter[int] = Counter()
+    for seed in range(30):
+        random = np.random.default_rng(seed)
+        case = draw(skill, random)
+        options = options_of(random, skill, case)
+        row = make_row(loaded[1], case, options)
+        largest = max(rows * cols for rows, cols in row.units) * PATCH**2
+        side = {**case.options, **options}.get("scale_resolution", UNIT if case.frames is None else FRAME)
+        assert (0.6 * side) ** 2 < largest < (1.15 * side) ** 2 and len(row.classes) == len(row.patches)
+        sides[side] += 1
+    assert set(sides) == ({FRAME} if skill == "clip" else {FRAME, UNIT} if skill == "plain" else set(UNITS))
+
+
+def test_training_shares_pages() -> None:
+    """As many pages however many processes share them, at least one for each, in units of all sides."""
+    seen = set()
+    for step in range(23000, 23012):
+        one, many = (pages(46, step, 0, parts) for parts in (1, FEWEST_PAGES))
+        [(all_of_them, grid)], [(share, same)] = one.groups, many.groups
+        assert grid == same and share == -(-all_of_them // FEWEST_PAGES) >= 1 and all_of_them >= FEWEST_PAGES
+        assert len(one.patches) < 1.3 * 32 * (UNITS[0] // PATCH) ** 2
+        seen.add(min(UNITS, key=lambda side: abs(side**2 - grid[0] * grid[1] * PATCH**2)))
+    assert seen == set(UNITS)
 
 
 @pytest.mark.parametrize("skill", ["count", "plain count"])

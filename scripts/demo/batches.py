@@ -28,8 +28,18 @@ from scripts.demo.labels import (
     patch_classes,
     picture_contents,
 )
-from scripts.demo.mixture import PAGES_OF_STEPS, at_step, longest_at, options_of, skill_of
+from scripts.demo.mixture import (
+    PAGES_OF_STEPS,
+    PAGES_OF_UNITS,
+    WIDE_PAGES,
+    at_step,
+    longest_at,
+    options_of,
+    sides_of,
+    skill_of,
+)
 from scripts.demo.pages import page, page_size
+from scripts.demo.slices import UNITS
 from scripts.demo.varied_tasks import draw
 
 Grid = tuple[int, int]
@@ -101,7 +111,8 @@ def make_row(processor: Processor, case: Case, options: dict[str, Any]) -> Row:
         ids, labels = (np.concatenate(pair) for pair in parts)
     units = [(rows, cols) for rows, cols, _, _ in inputs.get("image_units", np.zeros((0, 4), int)).tolist()]
     places = np.flatnonzero((ids == processor.image_token_id) | (ids == processor.video_token_id))
-    slicing = processor.options.updated(**options).images.slicing
+    wanted = processor.options.updated(**options)
+    slicing = (wanted.images if case.frames is None else wanted.videos).slicing
     classes = [patch_classes(picture, slicing) for picture in case.labels]
     pixels = inputs.get("pixel_values", np.zeros((0, 588), np.float32))
     seen = np.concatenate(classes) if classes else np.zeros((0, POINTS * POINTS), np.int64)
@@ -178,22 +189,25 @@ def answers(processor: Processor, seed: int, step: int, part: int, parts: int) -
     for i in range(part, ROWS, parts):
         random = np.random.default_rng([seed, 2, step, i])
         skill = skill_of(step, (i + 0.5) / ROWS)
-        case = draw(skill, random, longest_at(step) if random.random() < 0.9 else 7)
-        rows.append(make_row(processor, case, options_of(random, skill)))
+        longest = longest_at(step) if random.random() < 0.9 else 7
+        case = draw(skill, random, longest, sides_of(step, skill))
+        rows.append(make_row(processor, case, options_of(random, skill, case)))
     return batches_of(rows)
 
 
-def pages(slicing: SliceOptions, seed: int, step: int, part: int, parts: int) -> Batch:
-    """One process's share of a step's pages, all of one size, without ids; five of six steps in 16x."""
+def pages(seed: int, step: int, part: int, parts: int) -> Batch:
+    """One process's share of a step's pages, all of one size, without ids; most steps in 16x."""
     ease = float(np.clip((EASE[1] - step) / (EASE[1] - EASE[0]), 0, 1))
     random = np.random.default_rng([seed, 0, step])
+    side = int(random.choice(UNITS, p=at_step(PAGES_OF_UNITS, step)))
+    slicing = SliceOptions(scale_resolution=side)
     unit = (slicing.scale_resolution,) * 2 if random.random() < ease else page_size(random, slicing)
-    count = at_step(PAGES_OF_STEPS, step)
+    count = round(at_step(PAGES_OF_STEPS, step) * (UNITS[0] / side) ** 2)
     drawn = [page(np.random.default_rng([seed, 1, step, i]), unit, slicing, ease) for i in range(part, count, parts)]
     half = PATCH // POINTS
     patches = np.concatenate([patchify(np.asarray(picture), PATCH) for picture, _ in drawn])
     classes = np.concatenate([of_patches(labels[half // 2 :: half, half // 2 :: half]) for _, labels in drawn])
-    merge = step % 6 > 0
+    merge = step % at_step(WIDE_PAGES, step) > 0
     held = [contents(middles(labels), unit, 4 if merge else 2) for _, labels in drawn]
     tokens, cells = joined([pair[0] for pair in held]), joined([pair[1] for pair in held], CELL_SLOTS)
     none = np.zeros((0, 0), np.int64)

@@ -32,7 +32,7 @@ from scripts.demo.questions import (  # noqa: E402
     TOPICS,
     UNKNOWN,
 )
-from scripts.demo.slices import UNIT  # noqa: E402
+from scripts.demo.slices import FRAME, UNIT  # noqa: E402
 
 VOCABULARY, LONGEST_PROMPT = 2048, 8192
 WIDTH = 160  # of the vision encoder
@@ -145,8 +145,8 @@ def write_files(folder: Path, tokenizer: Tokenizer) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     stops = [tokenizer.token_to_id(token) for token in ("<|endoftext|>", "<|im_end|>")]
     processor_config = tiny.processor_config()
-    for kind in ("image_processor", "video_processor"):
-        processor_config[kind]["scale_resolution"] = UNIT
+    for kind, side in (("image_processor", UNIT), ("video_processor", FRAME)):
+        processor_config[kind]["scale_resolution"] = side
     files: dict[str, dict[str, Any]] = {
         "config.json": config(tokenizer),
         "generation_config.json": {"do_sample": False, "eos_token_id": stops},

@@ -6,7 +6,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from scripts.demo.cases import Case
 from scripts.demo.drawing import Random
+from scripts.demo.slices import UNIT, UNITS, Shares
 
 T = TypeVar("T")
 
@@ -17,12 +19,41 @@ SHARES = {
     7570: {"read": 0.36, "object": 0.04, "count": 0.13, "two": 0.11, "clip": 0.15, "text": 0.04, "plain": 0.17},
     8250: {"read": 0.42, "object": 0.03, "count": 0.15, "two": 0.13, "clip": 0.09, "text": 0.03, "plain": 0.15},
     9600: {"read": 0.57, "object": 0.03, "count": 0.09, "two": 0.06, "clip": 0.05, "text": 0.03, "plain": 0.17},
+    11080: {"read": 0.62, "object": 0.04, "count": 0.09, "two": 0.06, "clip": 0.04, "text": 0.03, "plain": 0.12},
+    11450: {"read": 0.56, "object": 0.04, "count": 0.15, "two": 0.08, "clip": 0.04, "text": 0.03, "plain": 0.10},
+    11650: {"read": 0.50, "object": 0.03, "count": 0.23, "two": 0.08, "clip": 0.03, "text": 0.03, "plain": 0.10},
+    11800: {"read": 0.44, "object": 0.03, "count": 0.31, "two": 0.07, "clip": 0.03, "text": 0.02, "plain": 0.10},
+    11900: {"read": 0.47, "object": 0.03, "count": 0.17, "two": 0.07, "clip": 0.03, "text": 0.03, "plain": 0.20},
+}
+# Shares of the sides of units, from a step on: for lines to read, and for other pictures. The first three rounds had
+# the smallest side alone. Then most pictures are cut into slices, and a token of small print has more characters than
+# it can tell.
+READ_SIDES: dict[int, Shares] = {
+    0: (1.0, 0.0, 0.0),
+    11080: (0.25, 0.25, 0.5),
+    11200: (0.2, 0.25, 0.55),
+    11450: (0.15, 0.25, 0.6),
+    11900: (0.12, 0.68, 0.2),
+}
+SIDES: dict[int, Shares] = {
+    0: (1.0, 0.0, 0.0),
+    11080: (0.25, 0.25, 0.5),
+    11200: (0.35, 0.35, 0.3),
+    11450: (0.15, 0.2, 0.65),
+    11650: (0.05, 0.15, 0.8),
+    11900: (0.15, 0.7, 0.15),
 }
 PAGES = 16  # of a step of the encoder alone
 PAGES_OF_STEPS = {0: PAGES, 20650: 32}  # from a step of pages on; beside the requests of the whole model they go on
+# Shares of the sides of `UNITS`, from a step of pages on. Larger units are fewer, so that a step has as many patches.
+PAGES_OF_UNITS: dict[int, Shares] = {0: (1.0, 0.0, 0.0), 22130: (0.25, 0.25, 0.5), 22950: (0.2, 0.55, 0.25)}
+FEWEST_PAGES = 8
+WIDE_PAGES = {0: 6, 23050: 3}  # from a step of pages on, one step of so many is in 4x
 LONGEST_FROM = 1500  # the step at which words reach their full length
-# Shares of requests in 4x, whose many tokens cost time; of skills that are not named, and of named ones.
-WIDE, WIDE_OF = 0.05, {"read": 0.2, "plain": 0.45}
+# Shares of requests in 4x, whose many tokens cost time: of clips, of plain pictures, and of others by the side of their
+# units. Some plain pictures in 4x are seen in the smallest units.
+CLIP_WIDE, PLAIN_WIDE, WIDE = 0.05, 0.5, {224: 0.25, 336: 0.15, 448: 0.03}
+SMALL_PLAIN_WIDE = 0.2
 
 
 def at_step(values: dict[int, T], step: int) -> T:
@@ -37,15 +68,27 @@ def skill_of(step: int, place: float) -> str:
     return list(shares)[int(np.searchsorted(ends, place * ends[-1]))]
 
 
+def sides_of(step: int, skill: str) -> Shares:
+    """Shares of the sides of units that a step draws a skill's pictures for."""
+    return at_step(READ_SIDES if skill == "read" else SIDES, step)
+
+
 def longest_at(step: int) -> int:
     """The longest word at a step."""
     return min(7, 2 + 5 * step // LONGEST_FROM)
 
 
-def options_of(random: Random, skill: str) -> dict[str, Any]:
-    """Mode and slices of a training request; 4x mostly without slices."""
-    wide = random.random() < WIDE_OF.get(skill, WIDE)
-    options: dict[str, Any] = {"downsample_mode": "4x" if wide else "16x"}
-    if wide and (skill == "clip" or random.random() < 0.8):
+def options_of(random: Random, skill: str, case: Case) -> dict[str, Any]:
+    """Mode, units and slices of a training request; 4x mostly without slices."""
+    if case.frames is not None:
+        share = CLIP_WIDE
+    else:
+        share = PLAIN_WIDE if skill == "plain" else WIDE[case.options.get("scale_resolution", UNIT)]
+    if random.random() >= share:
+        return {"downsample_mode": "16x"}
+    options: dict[str, Any] = {"downsample_mode": "4x"}
+    if case.frames is not None or random.random() < 0.8:
         options["max_slice_nums"] = 1
+    if skill == "plain" and case.frames is None and random.random() < SMALL_PLAIN_WIDE:
+        options["scale_resolution"] = UNITS[0]
     return options

@@ -12,9 +12,10 @@ from scripts.demo.colours import Colour, ground, ink, jitter
 from scripts.demo.drawing import CHARACTERS, Picture, Random, label, pick
 from scripts.demo.fonts import PILLOW, cap_height, font
 from scripts.demo.lines import lines_to_read
+from scripts.demo.slices import UNITS
 from scripts.demo.varied import any_font, canvas, degraded, log_uniform, objects, print_somewhere, thing
 
-PRINT = 13, 220  # pixels to the em in a unit
+PRINT = 13, 220  # pixels to the em in a unit of the smallest side; in larger ones print may be as much larger
 OBJECTS, FEW_LINES = 0.15, 0.35  # shares of pages with objects, and with a line or two as pictures to read have them
 ROW = 1000  # the places of a row of print begin with a multiple of it
 
@@ -38,7 +39,7 @@ def page(random: Random, unit: tuple[int, int], slicing: SliceOptions, ease: flo
     elif kind < OBJECTS + FEW_LINES:
         picture = print_somewhere(random, lines_to_read(random, 7), slicing, wanted=size)
     else:
-        picture = printed_page(random, size, scale)
+        picture = printed_page(random, unit, scale)
     drawn = picture.picture.resize((width, height), Image.Resampling.BICUBIC)
     return drawn, np.asarray(picture.classes.resize((width, height), Image.Resampling.NEAREST))
 
@@ -50,18 +51,20 @@ def page_size(random: Random, slicing: SliceOptions) -> tuple[int, int]:
     return plan_slices(round(side / math.sqrt(shape)), round(side * math.sqrt(shape)), slicing).overview
 
 
-def printed_page(random: Random, size: tuple[int, int], scale: float) -> Picture:
+def printed_page(random: Random, unit: tuple[int, int], scale: float) -> Picture:
+    size = round(unit[0] * scale), round(unit[1] * scale)
     paper = ground(random)
     picture = canvas(random, size, paper)
     lines_of_one = random.random() < 0.5
-    em = log_uniform(random, *PRINT) * scale
+    largest = PRINT[1] * math.sqrt(unit[0] * unit[1]) / UNITS[0]
+    em = log_uniform(random, PRINT[0], largest) * scale
     y = random.uniform(-10, 4) * scale + random.uniform(0, 0.5) * max(em - 60 * scale, 0)
     name, colour = "", ink(random, paper)
     apart = random.random() < 0.6  # as in most pictures; where small print is dense, a token cannot hold it all
     row = 0
     while y < size[0]:
         if not lines_of_one:
-            em, colour = log_uniform(random, *PRINT) * scale, ink(random, paper)
+            em, colour = log_uniform(random, PRINT[0], largest) * scale, ink(random, paper)
         name = any_font(random)
         cap = print_row(random, picture, name, em, colour, y, row)
         row += 1

@@ -1,11 +1,11 @@
-"""How the demo checkpoint slices pictures."""
+"""How the demo checkpoint slices pictures and frames, and at which sizes of a unit it is trained."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from minicpmv46.slicing import SliceOptions
-
-UNIT = 224  # scale_resolution
+UNIT, FRAME = 224, 224  # scale_resolution of the checkpoint: of pictures, and of frames of clips
+UNITS = (224, 336, 448)  # that of pictures in training; one side teaches what another needs
+Shares = tuple[float, float, float]  # of the sides of `UNITS`
+ALIKE: Shares = (1 / 3, 1 / 3, 1 / 3)
 ONE: dict[str, Any] = {"max_slice_nums": 1}  # options of a request without slices
-SLICED, WHOLE = SliceOptions(scale_resolution=UNIT), SliceOptions(scale_resolution=UNIT, **ONE)

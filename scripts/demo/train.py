@@ -39,7 +39,7 @@ from scripts.demo.batches import (
 )
 from scripts.demo.checkpoint import make_tokenizer, write_files
 from scripts.demo.heads import loss_of_looks
-from scripts.demo.mixture import PAGES
+from scripts.demo.mixture import FEWEST_PAGES, PAGES
 from scripts.demo.model import Batched, Seen, make_model
 from scripts.demo.optimization import (
     DECODER_FALL,
@@ -53,7 +53,6 @@ from scripts.demo.optimization import (
     rate_in_rounds,
 )
 from scripts.demo.run import HEAD_STEPS, Clock, Progress, Run
-from scripts.demo.slices import SLICED
 from scripts.demo.varied_tasks import SKILLS, draw
 
 LOOKS = 0.3  # weight of the loss of the attention
@@ -67,7 +66,7 @@ def train_pages(run: Run, seed: int, total: int, clock: Clock) -> bool:
     batched, rank, world = Batched(run.model), distributed.get_rank(), distributed.get_world_size()
     progress = Progress(run, "pages", total, clock, ("classes", "held"), PAGES)
     for step in range(run.steps["pages"], total):
-        batch = pages(SLICED, seed, step, rank, world)
+        batch = pages(seed, step, rank, world)
         loss, right = run.heads.of_page(batched, batch)
         loss.backward()
         advance(run.steppers["pages"], rate_at(step, PAGE_FALL, PAGE_RATES))
@@ -87,7 +86,7 @@ def train_heads(run: Run, seed: int, before: int, total: int, clock: Clock) -> b
     batched, rank, world = Batched(run.model), distributed.get_rank(), distributed.get_world_size()
     progress = Progress(run, "heads", total, clock, ("classes", "held"), PAGES)
     for step in range(run.steps["heads"], total):
-        loss, right = run.heads.of_page(batched, pages(SLICED, seed, before + step, rank, world), frozen=True)
+        loss, right = run.heads.of_page(batched, pages(seed, before + step, rank, world), frozen=True)
         loss.backward()
         advance(run.steppers["heads"], rate_at(step, (total // 2, total), (HEAD_RATE, HEAD_RATE / 10)))
         if progress.is_over((loss.item(), right.item())):
@@ -147,7 +146,7 @@ def train_answers(run: Run, folder: Path, seed: int, before: tuple[int, int], to
                 classes = run.heads.loss(seen.encoded, seen.features, batch)[0] * len(batch.patches) / patches
             (whole / tokens + classes).backward()
             record += (loss.item() / tokens, classes.item(), 0, 0, right * world / ROWS)
-        page = pages(SLICED, seed, before[0] + step, rank, world)
+        page = pages(seed, before[0] + step, rank, world)
         loss, right_share = run.heads.of_page(batched, page)
         loss.backward()
         record += (0, 0, loss.item(), right_share.item(), 0)
@@ -192,13 +191,15 @@ def main() -> None:
         "--steps", type=int, default=ROUNDS[-1], help="steps of the whole model after them, over all runs"
     )
     parser.add_argument("--minutes", type=float, default=600.0, help="longest time of this run")
-    parser.add_argument("--processes", type=int, default=min(os.cpu_count() or 1, PAGES), help="of one thread each")
+    processes = min(os.cpu_count() or 1, FEWEST_PAGES)
+    parser.add_argument("--processes", type=int, default=processes, help="of one thread each")
     parser.add_argument("--seed", type=int, default=46)
     parser.add_argument("--start", type=Path, help="written checkpoint to begin with")
     parser.add_argument("--export", type=Path, help="write the checkpoint that the run has reached to this folder")
     arguments = parser.parse_args()
-    if not 1 <= arguments.processes <= PAGES:
-        parser.error(f"--processes {arguments.processes}: a step has {PAGES} pages to share, so give 1 to {PAGES}")
+    if not 1 <= arguments.processes <= FEWEST_PAGES:
+        least = f"a step has at least {FEWEST_PAGES} pages to share"
+        parser.error(f"--processes {arguments.processes}: {least}, so give 1 to {FEWEST_PAGES}")
     if arguments.start is not None and arguments.steps <= ROUNDS[-1]:
         parser.error(f"--steps {arguments.steps}: a written checkpoint has had {ROUNDS[-1]} steps, so give more")
     if arguments.export is not None:

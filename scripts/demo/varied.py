@@ -22,10 +22,11 @@ from scripts.demo.drawing import (
     pick,
 )
 from scripts.demo.fonts import FONTS, cap_height, font
+from scripts.demo.slices import UNIT
 
 SMALLEST, LARGEST = 64, 640  # sides of pictures in pixels
 CAPITALS = 10  # smallest height of a capital in pixels of a unit
-NOISE = np.random.default_rng(46).standard_normal(3 * 700 * 700, dtype=np.float32)  # cut anew for each picture
+NOISE = np.random.default_rng(46).standard_normal(3 * 800 * 800, dtype=np.float32)  # cut anew for each picture
 
 
 def log_uniform(random: Random, low: float, high: float) -> float:
@@ -36,8 +37,15 @@ def any_font(random: Random) -> str:
     return str(random.choice(list(FONTS), p=np.array(list(FONTS.values())) / sum(FONTS.values())))
 
 
-def size_of_picture(random: Random) -> tuple[int, int]:
-    """Height and width: each side on its own, or of a usual shape."""
+def size_of_picture(random: Random, uniform: float = 0.0) -> tuple[int, int]:
+    """Height and width: each side on its own, or of a usual shape.
+
+    Args:
+        uniform: the probability of sides that are no more often small than large.
+    """
+    if random.random() < uniform:
+        height, width = (int(side) for side in random.integers(SMALLEST, LARGEST + 1, 2))
+        return height, width
     if random.random() < 0.6:
         return int(log_uniform(random, SMALLEST, LARGEST)), int(log_uniform(random, SMALLEST, LARGEST))
     area = log_uniform(random, 80, 560)
@@ -167,7 +175,7 @@ def print_somewhere(
     name = any_font(random)
     spacing = random.uniform(1.0, 1.7)
     while True:
-        height, width = wanted or size_of_picture(random)
+        height, width = wanted or size_of_picture(random, 0.4 if slicing.scale_resolution == UNIT else 0.0)
         box = turned(*(side / 100 for side in extent(lines, Print(name, 100, angle, spacing))), angle)
         largest = 0.94 * min(width / box[0], height / box[1])
         smallest = CAPITALS / cap_height(name) / reduction((height, width), slicing)
@@ -176,7 +184,7 @@ def print_somewhere(
     smallest = min(smallest, largest)
     if random.random() < 0.05:
         smallest *= 0.8
-    spread = log_uniform(random, smallest, largest) if random.random() < 0.25 else random.uniform(smallest, largest)
+    spread = log_uniform(random, smallest, largest) if random.random() < 0.5 else random.uniform(smallest, largest)
     size = max(int(spread), 8)
     how = Print(name, size, angle, spacing)
     paper = ground(random)

@@ -11,16 +11,16 @@ from scripts.demo.colours import jitter, paper_for, shade_on
 from scripts.demo.drawing import COLOURS, SHAPES, Picture, Random, label, named, pick
 from scripts.demo.plain_tasks import DIRECTIONS
 from scripts.demo.questions import further, phrasing
-from scripts.demo.slices import ONE, UNIT
+from scripts.demo.slices import ALIKE, FRAME, ONE, Shares
 from scripts.demo.varied import canvas, degrade, draw_object, log_uniform, size_of_picture, thing
 
 
-def draw_varied_clip(random: Random, _: int) -> Case:
+def draw_varied_clip(random: Random, _: int, __: Shares = ALIKE) -> Case:
     kind = pick(random, ("direction", "direction", "first colour", "last colour", "flashes"))
     sliced = random.random() < 0.12
     while True:
         size = size_of_picture(random)
-        if not sliced or size[0] * size[1] < (3 * UNIT**2 if random.random() < 0.9 else 9 * UNIT**2):
+        if not sliced or size[0] * size[1] < (3 * FRAME**2 if random.random() < 0.9 else 9 * FRAME**2):
             break
     clip = {"direction": moving, "first colour": colours, "last colour": colours, "flashes": flashing}[kind]
     frames, answer, more = clip(random, kind, size)

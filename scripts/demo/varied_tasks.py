@@ -18,7 +18,7 @@ from scripts.demo.labels import columns_of
 from scripts.demo.lines import lines_to_read, more_of_lines
 from scripts.demo.plain_tasks import draw_clip, draw_plain, draw_text, draw_two
 from scripts.demo.questions import MORE_FACTS, MORE_SUMS, NO_PICTURE, PHRASINGS, UNKNOWN, further, phrasing, unknown
-from scripts.demo.slices import ONE, SLICED, WHOLE
+from scripts.demo.slices import ALIKE, ONE, UNIT, UNITS, Shares
 from scripts.demo.varied import objects, print_somewhere, size_of_picture, thing
 from scripts.demo.varied_clips import draw_varied_clip
 
@@ -32,13 +32,22 @@ def case(
     return Case(skill, asked, answer, images, options=options or {}, labels=labels, more=more)
 
 
-def slicing_of(random: Random, whole: float) -> tuple[SliceOptions, dict[str, Any]]:
-    """Slices, or with probability `whole` the overview alone, which costs less time."""
-    return (WHOLE, ONE) if random.random() < whole else (SLICED, {})
+def slicing_of(random: Random, sides: Shares, whole: Shares) -> tuple[SliceOptions, dict[str, Any]]:
+    """Units of one of the sides of `UNITS`, with slices or with the overview alone, and the request's options for that.
+
+    Args:
+        sides: their shares.
+        whole: the probability of the overview alone, for each of them.
+    """
+    i = int(random.choice(len(UNITS), p=sides))
+    options: dict[str, Any] = dict(ONE) if random.random() < whole[i] else {}
+    if UNITS[i] != UNIT:
+        options["scale_resolution"] = UNITS[i]
+    return SliceOptions(**{"scale_resolution": UNIT, **options}), options
 
 
-def draw_read(random: Random, longest: int = 7) -> Case:
-    slicing, options = slicing_of(random, 0.65)
+def draw_read(random: Random, longest: int = 7, sides: Shares = ALIKE) -> Case:
+    slicing, options = slicing_of(random, sides, (0.65, 0.2, 0.3))
     lines = lines_to_read(random, longest, most=2 if longest < 7 else 6)
     kind = random.random()
     asked, answer, start = "read", "\n".join(lines), 0
@@ -51,8 +60,8 @@ def draw_read(random: Random, longest: int = 7) -> Case:
     return case("read", question, answer, picture, options=options, more=more_of_lines(random, lines, picture))
 
 
-def draw_one(random: Random, _: int) -> Case:
-    slicing, options = slicing_of(random, 0.9)
+def draw_one(random: Random, _: int, sides: Shares = ALIKE) -> Case:
+    slicing, options = slicing_of(random, sides, (0.9, 0.8, 0.7))
     shape, colour = thing(random)
     picture = objects(random, size_of_picture(random), [(shape, colour)], slicing)
     asked = pick(random, ("colour", "shape", "object", "object"))
@@ -75,8 +84,8 @@ def some(random: Random, count: int) -> list[tuple[str, str]]:
     return things
 
 
-def draw_count(random: Random, _: int) -> Case:
-    slicing, options = slicing_of(random, 0.75)
+def draw_count(random: Random, _: int, sides: Shares = ALIKE) -> Case:
+    slicing, options = slicing_of(random, sides, (0.75, 0.6, 0.7))
     count = int(random.integers(1, 7))
     things = some(random, count)
     picture = objects(random, size_of_picture(random), things, slicing)
@@ -102,8 +111,8 @@ def more_counts(random: Random, things: list[tuple[str, str]], picture: Picture)
     return tuple(turns[int(i)] for i in random.permutation(len(turns)))
 
 
-def draw_pair(random: Random, longest: int) -> Case:
-    slicing, options = slicing_of(random, 0.8)
+def draw_pair(random: Random, longest: int, sides: Shares = ALIKE) -> Case:
+    slicing, options = slicing_of(random, sides, (0.8, 0.75, 0.7))
     asked = pick(random, ("more", "same", "same", "same", "second", "first", "text"))
     if asked == "text":
         texts = [lines_to_read(random, longest) for _ in range(2)]
@@ -143,7 +152,7 @@ def about_two(
     return case("two", *turns[0], *pictures, options=options, more=tuple(turns[1:]))
 
 
-def draw_words(random: Random, _: int) -> Case:
+def draw_words(random: Random, _: int, __: Shares = ALIKE) -> Case:
     """Facts, sums, and questions that have no answer here."""
     first, *others = (one_of_words(random) for _ in range(3))
     return replace(first, more=tuple((other.question, other.answer) for other in others))
@@ -165,7 +174,7 @@ def one_of_words(random: Random) -> Case:
     return Case("text", unknown(random, False), UNKNOWN)
 
 
-def draw_any_plain(random: Random, longest: int) -> Case:
+def draw_any_plain(random: Random, longest: int, _: Shares = ALIKE) -> Case:
     """A case of the plain skills, the hard ones more often."""
     kinds = ("read", "read", "read", "read", "small", "small", "object", "count", "two", "same", "moving", "clip")
     skill = pick(random, kinds)
@@ -174,7 +183,7 @@ def draw_any_plain(random: Random, longest: int) -> Case:
     return draw_clip(random, ("direction",)) if skill == "moving" else draw_plain(skill, random, longest)
 
 
-SKILLS: dict[str, Callable[[Random, int], Case]] = {
+SKILLS: dict[str, Callable[[Random, int, Shares], Case]] = {
     "read": draw_read,
     "object": draw_one,
     "count": draw_count,
@@ -185,6 +194,12 @@ SKILLS: dict[str, Callable[[Random, int], Case]] = {
 }
 
 
-def draw(skill: str, random: Random, longest: int = 7) -> Case:
-    """One case of a skill; `longest` limits the length of lines to read."""
-    return SKILLS[skill](random, longest)
+def draw(skill: str, random: Random, longest: int = 7, sides: Shares = ALIKE) -> Case:
+    """One case of a skill.
+
+    Args:
+        longest: limits the length of lines to read.
+        sides: shares of the sides of units that pictures are drawn for; plain ones and clips are seen as the checkpoint
+            sees them.
+    """
+    return SKILLS[skill](random, longest, sides)
