@@ -1,7 +1,11 @@
 """What the demo's training is told about its pictures: labels of pixels, patches and tokens; no answers of a model."""
 
+import json
+import math
 import re
+import shutil
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +14,7 @@ from mlx_vlm import load
 from PIL import Image
 
 from minicpmv46 import demo
+from minicpmv46.processing import Processor
 from scripts.demo.batches import make_row, pages
 from scripts.demo.drawing import CHARACTERS, COLOURS, ELSEWHERE, KINDS, SHAPES, parts_of
 from scripts.demo.labels import CELL_SLOTS, IGNORED, PATCH, POINTS, SLOTS, patch_classes
@@ -143,6 +148,22 @@ def test_training_has_units_of_all_sides(loaded: Loaded, skill: str) -> None:
         assert (0.6 * side) ** 2 < largest < (1.15 * side) ** 2 and len(row.classes) == len(row.patches)
         sides[side] += 1
     assert set(sides) == ({FRAME} if skill == "clip" else {FRAME, UNIT} if skill == "plain" else set(UNITS))
+
+
+def test_training_labels_frames_in_units_of_their_own(tmp_path: Path) -> None:
+    """A checkpoint may see frames of clips in other units than pictures."""
+    folder = Path(shutil.copytree(demo.path(), tmp_path / "checkpoint"))
+    file = folder / "processor_config.json"
+    options = json.loads(file.read_text(encoding="utf-8"))
+    options["image_processor"]["scale_resolution"] = 2 * FRAME
+    file.write_text(json.dumps(options), encoding="utf-8")
+    processor = Processor.from_pretrained(folder)
+    for skill, side in (("clip", FRAME), ("plain", 2 * FRAME)):
+        case = draw(skill, np.random.default_rng(4))
+        row = make_row(processor, case, {})
+        assert (case.frames is not None) == (skill == "clip")
+        assert len(row.classes) == len(row.patches) and len(row.told) == len(row.places)
+        assert all(0.6 * side < math.sqrt(rows * cols) * PATCH < 1.15 * side for rows, cols in row.units)
 
 
 def test_training_shares_pages() -> None:
