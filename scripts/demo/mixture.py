@@ -47,7 +47,7 @@ PAGES = 16  # of a step of the encoder alone
 PAGES_OF_STEPS = {0: PAGES, 20650: 32}  # from a step of pages on; beside the requests of the whole model they go on
 # Shares of the sides of `UNITS`, from a step of pages on. Larger units are fewer, so that a step has as many patches.
 PAGES_OF_UNITS: dict[int, Shares] = {0: (1.0, 0.0, 0.0), 22130: (0.25, 0.25, 0.5), 22950: (0.2, 0.55, 0.25)}
-FEWEST_PAGES = 8
+FEWEST_PAGES = 8  # of a step, which has units of the largest side; no more processes can share it
 WIDE_PAGES = {0: 6, 23050: 3}  # from a step of pages on, one step of so many is in 4x
 LONGEST_FROM = 1500  # the step at which words reach their full length
 # Shares of requests in 4x, whose many tokens cost time: of clips, of plain pictures, and of others by the side of their

@@ -41,7 +41,7 @@ def size_of_picture(random: Random, uniform: float = 0.0) -> tuple[int, int]:
     """Height and width: each side on its own, or of a usual shape.
 
     Args:
-        uniform: the probability of sides that are no more often small than large.
+        uniform: the probability of sides drawn from a uniform distribution.
     """
     if random.random() < uniform:
         height, width = (int(side) for side in random.integers(SMALLEST, LARGEST + 1, 2))
