@@ -36,6 +36,8 @@ from scripts.demo.cases import Case
 from scripts.demo.plain_tasks import PLAIN, unseen
 
 NEW_TOKENS = 20
+# Pictures of any kind are drawn for this unit, so that all checkpoints get the same ones.
+DRAWN_FOR = SliceOptions(scale_resolution=224)
 FAILED = "(failed)"
 PACKAGES = ("mlx-vlm", "mlx", "transformers", "torch", "pillow")
 WAYS = ("official", "float32", "bf16", "8bit", "4bit", "mxfp4", "nvfp4", "builtin")
@@ -52,16 +54,23 @@ Answer = Callable[[Case, dict[str, Any]], str]
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table: a skill, how many tokens and slices it gets, and whose pictures it asks about."""
+    """A row of the table: a skill, how many tokens and slices it gets, and whose pictures it asks about.
+
+    Pictures of a row with `own_unit` are drawn for the checkpoint's unit: they have slices where the row asks for them,
+    and print and figures as small as the checkpoint is to see.
+    """
 
     name: str
     skill: str
     options: dict[str, Any]
     any_picture: bool = False
+    own_unit: bool = False
 
     def case(self, index: int, slicing: SliceOptions) -> Case:
         """Case `index`, which training never draws; `slicing` is the checkpoint's."""
-        return newcomer.drawn(self.skill, index, slicing) if self.any_picture else unseen(self.skill, index)
+        if not self.any_picture:
+            return unseen(self.skill, index)
+        return newcomer.drawn(self.skill, index, slicing if self.own_unit else DRAWN_FOR)
 
     def count(self, cases: int) -> int:
         """How many of `cases` there are."""
@@ -82,15 +91,17 @@ PLAIN_ROWS = (
 )
 NEWCOMER_ROWS = (
     Row("any picture: read", "read", {}, True),
-    Row("any picture: read across slices", "across", {}, True),
+    Row("any picture: read across slices", "across", {}, True, own_unit=True),
     Row("any picture: object", "object", {}, True),
     Row("any picture: count", "count", {}, True),
     Row("any picture: two", "two", {}, True),
     Row("any clip", "clip", {}, True),
     Row("free questions", "free", {}, True),
+    Row("drawn for its unit: read", "read", {}, True, own_unit=True),
+    Row("drawn for its unit: count", "count", {}, True, own_unit=True),
 )
 ROWS = PLAIN_ROWS + NEWCOMER_ROWS
-BY_CHARACTER = ("any picture: read", "any picture: read across slices")
+BY_CHARACTER = ("any picture: read", "any picture: read across slices", "drawn for its unit: read")
 assert {row.skill for row in PLAIN_ROWS} == set(PLAIN)
 
 
@@ -165,7 +176,7 @@ def answers_of_official(folder: Path) -> Answer:
 
 
 def for_builtin(folder: Path, target: Path) -> Path:
-    """A copy for mlx-vlm's own port, which reads options from other files and would make units of 448 pixels a side."""
+    """A copy for mlx-vlm's own port, which reads options from other files."""
     shutil.copytree(folder, target)
     options = json.loads((folder / "processor_config.json").read_text())
     for kind, name in (("image", "preprocessor_config.json"), ("video", "video_preprocessor_config.json")):
