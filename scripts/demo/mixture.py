@@ -24,6 +24,8 @@ SHARES = {
     11650: {"read": 0.50, "object": 0.03, "count": 0.23, "two": 0.08, "clip": 0.03, "text": 0.03, "plain": 0.10},
     11800: {"read": 0.44, "object": 0.03, "count": 0.31, "two": 0.07, "clip": 0.03, "text": 0.02, "plain": 0.10},
     11900: {"read": 0.47, "object": 0.03, "count": 0.17, "two": 0.07, "clip": 0.03, "text": 0.03, "plain": 0.20},
+    12500: {"read": 0.44, "object": 0.02, "count": 0.19, "two": 0.05, "clip": 0.03, "text": 0.02, "plain": 0.25},
+    13250: {"read": 0.41, "object": 0.02, "count": 0.18, "two": 0.04, "clip": 0.03, "text": 0.02, "plain": 0.30},
 }
 # Shares of the sides of units, from a step on: for lines to read, and for other pictures. The first three rounds had
 # the smallest side alone. Then most pictures are cut into slices, and a token of small print has more characters than
@@ -34,6 +36,7 @@ READ_SIDES: dict[int, Shares] = {
     11200: (0.2, 0.25, 0.55),
     11450: (0.15, 0.25, 0.6),
     11900: (0.12, 0.68, 0.2),
+    12500: (0.06, 0.88, 0.06),
 }
 SIDES: dict[int, Shares] = {
     0: (1.0, 0.0, 0.0),
@@ -42,18 +45,24 @@ SIDES: dict[int, Shares] = {
     11450: (0.15, 0.2, 0.65),
     11650: (0.05, 0.15, 0.8),
     11900: (0.15, 0.7, 0.15),
+    12500: (0.05, 0.9, 0.05),
 }
 PAGES = 16  # of a step of the encoder alone
 PAGES_OF_STEPS = {0: PAGES, 20650: 32}  # from a step of pages on; beside the requests of the whole model they go on
 # Shares of the sides of `UNITS`, from a step of pages on. Larger units are fewer, so that a step has as many patches.
-PAGES_OF_UNITS: dict[int, Shares] = {0: (1.0, 0.0, 0.0), 22130: (0.25, 0.25, 0.5), 22950: (0.2, 0.55, 0.25)}
+PAGES_OF_UNITS: dict[int, Shares] = {
+    0: (1.0, 0.0, 0.0),
+    22130: (0.25, 0.25, 0.5),
+    22950: (0.2, 0.55, 0.25),
+    23550: (0.1, 0.75, 0.15),
+}
 FEWEST_PAGES = 8  # of a step, which has units of the largest side; no more processes can share it
-WIDE_PAGES = {0: 6, 23050: 3}  # from a step of pages on, one step of so many is in 4x
+WIDE_PAGES = {0: 6, 23050: 3, 23550: 2}  # from a step of pages on, one step of so many is in 4x
 LONGEST_FROM = 1500  # the step at which words reach their full length
 # Shares of requests in 4x, whose many tokens cost time: of clips, of plain pictures, and of others by the side of their
 # units. Some plain pictures in 4x are seen in the smallest units.
-CLIP_WIDE, PLAIN_WIDE, WIDE = 0.05, 0.5, {224: 0.25, 336: 0.15, 448: 0.03}
-SMALL_PLAIN_WIDE = 0.2
+CLIP_WIDE, PLAIN_WIDE, WIDE = 0.05, 0.75, {224: 0.25, 336: 0.15, 448: 0.03}
+SMALL_PLAIN_WIDE = 0.1
 
 
 def at_step(values: dict[int, T], step: int) -> T:
