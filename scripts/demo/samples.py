@@ -26,7 +26,7 @@ def write_samples(folder: Path) -> None:
     random = np.random.default_rng([46, 4600])
     pictures = {
         "read": written(random, "K7RM2", 42, 56, 224, (30, 6, 200, 50)),
-        "small": written(np.random.default_rng([46, 4604]), "T5X", 28, 672, 672, (360, 360, 645, 645)),
+        "small": written(np.random.default_rng([46, 4604]), "T5X", 28, 448, 448, (240, 250, 430, 430)),
         "star": single(random, "star", "blue"),
         "circle": single(random, "circle", "red"),
         "three": paper(random, SIDE, SIDE),
