@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from support.running import python
 
 from minicpmv46 import demo
-from minicpmv46.slicing import plan_slices
+from minicpmv46.slicing import SliceOptions, plan_slices
 from scripts.demo import newcomer, newcomer_pictures
 from scripts.demo.cases import Case
 from scripts.demo.drawing import CHARACTERS, LETTERS, written
@@ -181,6 +181,17 @@ def test_pictures_of_any_kind() -> None:
     assert (
         newcomer.drawn("read", 7, SLICING) == newcomer.drawn("read", 7, SLICING) != newcomer.drawn("read", 8, SLICING)
     )
+
+
+def test_all_checkpoints_get_the_same_pictures() -> None:
+    """Only the pictures of rows with `own_unit` change with the unit."""
+    small, large = (SliceOptions(scale_resolution=side) for side in (224, 448))
+    for row in ROWS:
+        drawn = [[row.case(i, slicing) for i in range(3)] for slicing in (small, large)]
+        pictures = [
+            [(case.images, None if case.frames is None else case.frames.tobytes()) for case in d] for d in drawn
+        ]
+        assert (pictures[0] == pictures[1]) != row.own_unit, row.name
 
 
 def test_samples_are_what_the_script_draws(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from scripts.demo.cases import Case
 from scripts.demo.plain_tasks import PLAIN, unseen
 
 NEW_TOKENS = 20
-# Pictures of any kind are drawn for this unit, so that all checkpoints get the same ones.
+# Pictures of any kind are drawn for this unit, so that all checkpoints get the same ones (but see `Row.own_unit`).
 DRAWN_FOR = SliceOptions(scale_resolution=224)
 FAILED = "(failed)"
 PACKAGES = ("mlx-vlm", "mlx", "transformers", "torch", "pillow")
@@ -56,8 +56,7 @@ Answer = Callable[[Case, dict[str, Any]], str]
 class Row:
     """A row of the table: a skill, how many tokens and slices it gets, and whose pictures it asks about.
 
-    Pictures of a row with `own_unit` are drawn for the checkpoint's unit: they have slices where the row asks for them,
-    and print and figures as small as the checkpoint is to see.
+    Pictures of a row with `own_unit` are drawn for the checkpoint's unit, those of the others for `DRAWN_FOR`.
     """
 
     name: str
