@@ -32,6 +32,19 @@ class Clock:
         return bool(over > 0)
 
 
+def load_written(model: torch.nn.Module, folder: Path) -> None:
+    """Load the weights of a written checkpoint, in float32.
+
+    Raises:
+        ValueError: if they are those of another model.
+    """
+    weights = {name: weight.float() for name, weight in load_file(folder / "model.safetensors").items()}
+    missing, unknown = model.load_state_dict(weights, strict=False)
+    if unknown or missing != ["lm_head.weight"]:  # which is that of the embeddings
+        wrong = f"missing {missing[:3]}, unknown {unknown[:3]}"
+        raise ValueError(f"{folder} has other weights ({wrong}): give a folder that --export wrote")
+
+
 class Run:
     """A training's state in a folder: model, heads, optimizers, and how far each stage has come.
 
@@ -62,11 +75,7 @@ class Run:
                 for stepper, state in zip(steppers, saved["optimizers"][stage], strict=True):
                     stepper.load_state_dict(state)
         elif start is not None:
-            weights = {name: weight.float() for name, weight in load_file(start / "model.safetensors").items()}
-            missing, unknown = self.model.load_state_dict(weights, strict=False)
-            if unknown or missing != ["lm_head.weight"]:  # which is that of the embeddings
-                wrong = f"missing {missing[:3]}, unknown {unknown[:3]}"
-                raise ValueError(f"{start} has other weights ({wrong}): give a folder that --export wrote")
+            load_written(self.model, start)
             self.steps |= {"heads": 0, **(steps or {})}
 
     def save(self) -> None:

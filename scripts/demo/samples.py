@@ -23,10 +23,10 @@ def write_clip(path: Path, seconds: list[np.ndarray]) -> None:
 
 def write_samples(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng([46, 4600])
+    random = np.random.default_rng([46, 4601])
     pictures = {
         "read": written(random, "K7RM2", 42, 56, 224, (30, 6, 200, 50)),
-        "small": written(np.random.default_rng([46, 4604]), "T5X", 28, 448, 448, (240, 250, 430, 430)),
+        "small": written(np.random.default_rng([46, 4600]), "T5X", 28, 672, 672, (360, 360, 645, 645)),
         "star": single(random, "star", "blue"),
         "circle": single(random, "circle", "red"),
         "three": paper(random, SIDE, SIDE),

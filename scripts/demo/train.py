@@ -3,7 +3,8 @@
     python scripts/train_demo.py RUN
 
 RUN is a folder for the state of the training; the same command goes on where it stopped. `--minutes` ends a run
-earlier. `--export FOLDER` writes the checkpoint that RUN has reached, in bfloat16. `--start minicpmv46/demo/checkpoint`
+earlier. `--export FOLDER` writes the checkpoint that RUN has reached, in bfloat16; with `--average EARLIER`, a written
+checkpoint, its weights are the weighted mean of both. `--start minicpmv46/demo/checkpoint`
 begins with the weights of a written checkpoint, after the steps that the shipped one has had, instead of from nothing;
 `--steps` must be more.
 
@@ -52,10 +53,11 @@ from scripts.demo.optimization import (
     rate_at,
     rate_in_rounds,
 )
-from scripts.demo.run import HEAD_STEPS, Clock, Progress, Run
+from scripts.demo.run import HEAD_STEPS, Clock, Progress, Run, load_written
 from scripts.demo.varied_tasks import SKILLS, draw
 
 LOOKS = 0.3  # weight of the loss of the attention
+EARLIER = 0.35  # share of an earlier checkpoint in a mean of weights
 
 
 def train_pages(run: Run, seed: int, total: int, clock: Clock) -> bool:
@@ -196,14 +198,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=46)
     parser.add_argument("--start", type=Path, help="written checkpoint to begin with")
     parser.add_argument("--export", type=Path, help="write the checkpoint that the run has reached to this folder")
+    parser.add_argument(
+        "--average", type=Path, help=f"with --export: written checkpoint that makes up {EARLIER} of its weights"
+    )
     arguments = parser.parse_args()
+    if arguments.average is not None and arguments.export is None:
+        parser.error(f"--average {arguments.average}: give --export too")
     if not 1 <= arguments.processes <= FEWEST_PAGES:
         least = f"a step has at least {FEWEST_PAGES} pages to share"
         parser.error(f"--processes {arguments.processes}: {least}, so give 1 to {FEWEST_PAGES}")
     if arguments.start is not None and arguments.steps <= ROUNDS[-1]:
         parser.error(f"--steps {arguments.steps}: a written checkpoint has had {ROUNDS[-1]} steps, so give more")
     if arguments.export is not None:
-        export(arguments.run, arguments.export)
+        export(arguments.run, arguments.export, arguments.average)
         return
     if not (arguments.run / "tokenizer.json").is_file():
         write_files(arguments.run, make_tokenizer())
@@ -233,12 +240,22 @@ def train(rank: int, arguments: argparse.Namespace, meeting: str) -> None:
     distributed.destroy_process_group()
 
 
-def export(run: Path, folder: Path) -> None:
-    """The trained model in bfloat16 in the official layout, as transformers saves it."""
+def export(run: Path, folder: Path, average: Path | None = None) -> None:
+    """The trained model in bfloat16 in the official layout, as transformers saves it.
+
+    Args:
+        average: written checkpoint that makes up `EARLIER` of the weights.
+    """
     from transformers import GenerationConfig
 
     write_files(folder, make_tokenizer())
     model = make_model(run)
     model.load_state_dict(torch.load(run / "state.pt")["model"])
+    if average is not None:
+        earlier = make_model(run)
+        load_written(earlier, average)
+        with torch.no_grad():
+            for weight, other in zip(model.parameters(), earlier.parameters(), strict=True):
+                weight.lerp_(other, EARLIER)
     model.generation_config = GenerationConfig.from_pretrained(folder)  # both stop tokens
     model.to(torch.bfloat16).save_pretrained(folder)

@@ -176,7 +176,7 @@ def one_of_words(random: Random) -> Case:
 
 def draw_any_plain(random: Random, longest: int, _: Shares = ALIKE) -> Case:
     """A case of the plain skills, the hard ones more often."""
-    kinds = ("read", "read", "read", "read", "small", "small", "object", "count", "two", "same", "moving", "clip")
+    kinds = (*("read",) * 8, "small", "object", "count", "two", "same", "moving")
     skill = pick(random, kinds)
     if skill == "same":
         return draw_two(random, ("same",))

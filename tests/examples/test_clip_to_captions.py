@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,6 +15,16 @@ from minicpmv46.demo import sample
 
 NAME = "clip_to_captions.py"
 RATE = 10  # of the demo's clips
+# Questions about text. The clip has none, so the answers often depend on the mode.
+ASKED = (
+    "What does it say?",
+    "Read the text.",
+    "What is written here?",
+    "Read all visible text.",
+    "Which letters and digits are in the picture?",
+    "What colours do you see?",
+    "Describe this image.",
+)
 
 
 def decoded(name: str) -> np.ndarray:
@@ -80,16 +91,22 @@ def test_goes_on(tmp_path: Path) -> None:
     )
 
 
-def test_whole_clip(tmp_path: Path) -> None:
-    """One segment as long as the clip gets the answer of `generate` to the file, here in 4x."""
-    model, processor = load(DEMO)
-    question, clip = "What does it say?", sample("right.mp4")  # a circle that is read as a letter
+def whole(loaded: tuple[Any, Any], clip: str, question: str, mode: str) -> str:
+    """The answer of `generate` to the file of a clip."""
+    model, processor = loaded
     prompt = apply_chat_template(processor, model.config, question, video=[clip])
     options = {"max_tokens": 20, "temperature": 0.0, "max_slice_nums": 1, "use_image_id": False}
-    expected, other = (
-        generate(model, processor, prompt, video=[clip], downsample_mode=mode, **options).text for mode in ("4x", "16x")
-    )
-    assert expected != other  # so that it is seen which mode answers
+    return generate(model, processor, prompt, video=[clip], downsample_mode=mode, **options).text
+
+
+def test_whole_clip(tmp_path: Path) -> None:
+    """One segment as long as the clip gets the answer of `generate` to the file, here in 4x.
+
+    The question is the first one that 16x answers otherwise.
+    """
+    loaded, clip = load(DEMO), sample("right.mp4")
+    answers = ((question, *(whole(loaded, clip, question, mode) for mode in ("4x", "16x"))) for question in ASKED)
+    question, expected = next((question, wide) for question, wide, narrow in answers if wide != narrow)
     answer = run(
         NAME, clip, "-o", "all.jsonl", "--model", DEMO, "--prompt", question, "--seconds", "60", "--mode", "4x",
         folder=tmp_path,

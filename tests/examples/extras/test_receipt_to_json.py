@@ -47,7 +47,7 @@ def test_receipts(server: Server, tmp_path: Path) -> None:
     assert bad["error"].startswith("status 400: ")
     assert "cannot identify its format" in bad["error"]
 
-    shutil.copy(sample("small.png"), tmp_path / "third.png")  # 200,704 pixels, within the limit
+    shutil.copy(sample("star.png"), tmp_path / "third.png")
     second = run(*command, "--mode", "4x", folder=tmp_path)
     assert second.returncode == 1
     assert "rows of an earlier run with other settings" in second.stderr
