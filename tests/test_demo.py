@@ -23,7 +23,7 @@ from scripts.demo.cases import Case
 from scripts.demo.drawing import CHARACTERS, LETTERS, written
 from scripts.demo.evaluate import PLAIN_ROWS, ROWS, Row, ask, media_of, slicing_of
 from scripts.demo.plain_tasks import unseen
-from scripts.demo.questions import MORE_FACTS, PHRASINGS, UNKNOWN, unknown
+from scripts.demo.questions import LATER, MORE_FACTS, PHRASINGS, UNKNOWN, unknown
 from scripts.demo.samples import write_samples
 from scripts.demo.varied_tasks import draw
 
@@ -150,7 +150,7 @@ def test_training_does_not_see_the_evaluation() -> None:
 def test_what_has_an_answer_is_not_unknown() -> None:
     """No free question that training makes up is one that it answers elsewhere, nor one of the evaluation's."""
     made_up = {unknown(np.random.default_rng(i), pictures=i % 2 == 0) for i in range(4000)}
-    known = {*MORE_FACTS, *(asked for phrases in PHRASINGS.values() for asked in phrases)}
+    known = {*MORE_FACTS, *(asked for named in (PHRASINGS, LATER) for phrases in named.values() for asked in phrases)}
     assert not made_up & known and not made_up & set(newcomer.FREE)
     assert newcomer.UNKNOWN == UNKNOWN
 

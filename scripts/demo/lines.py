@@ -14,7 +14,7 @@ TIME JUNE JULY MONDAY SUNDAY ZERO ONE TWO PAGE QUIZ VISION PORT PYTHON CODE INVO
 """
 WORDS = tuple(WORD_LIST.split())
 # Characters that are taken for each other are drawn more often, and so is a character twice.
-ALIKE, OFTEN, TWICE = "O0QDCGI1JLT7VWY5S6B8Z2", 0.2, 0.04
+ALIKE, OFTEN, TWICE = "O0O0O0QDCGI1I1JLT7EFVWVWY5S6B8Z2", 0.35, 0.04
 MOST_PLACES = 16  # characters of a picture whose places are asked for
 
 

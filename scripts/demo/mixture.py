@@ -27,6 +27,7 @@ SHARES = {
     12500: {"read": 0.44, "object": 0.02, "count": 0.19, "two": 0.05, "clip": 0.03, "text": 0.02, "plain": 0.25},
     13250: {"read": 0.41, "object": 0.02, "count": 0.18, "two": 0.04, "clip": 0.03, "text": 0.02, "plain": 0.30},
     13600: {"read": 0.45, "object": 0.02, "count": 0.12, "two": 0.04, "clip": 0.03, "text": 0.02, "plain": 0.32},
+    14570: {"read": 0.50, "object": 0.06, "count": 0.11, "two": 0.04, "clip": 0.03, "text": 0.02, "plain": 0.24},
 }
 # Shares of the sides of units, from a step on: for lines to read, and for other pictures. The first three rounds had
 # the smallest side alone. Then most pictures are cut into slices, and a token of small print has more characters than
@@ -62,7 +63,7 @@ WIDE_PAGES = {0: 6, 23050: 3, 23550: 2}  # from a step of pages on, one step of 
 LONGEST_FROM = 1500  # the step at which words reach their full length
 # Shares of requests in 4x, whose many tokens cost time: of clips, of plain pictures, and of others by the side of their
 # units. Some plain pictures in 4x are seen in the smallest units.
-CLIP_WIDE, PLAIN_WIDE, WIDE = 0.05, 0.8, {224: 0.25, 336: 0.25, 448: 0.03}
+CLIP_WIDE, PLAIN_WIDE, WIDE = 0.05, 0.8, {224: 0.25, 336: 0.2, 448: 0.03}
 SMALL_PLAIN_WIDE = 0.05
 
 

@@ -120,6 +120,17 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
     ),
     "flashes": (*QUESTIONS["flashes"], "How many flashes do you see?", "How many times does it flash?"),
 }
+# Further phrasings, which the tokenizer does not know either.
+LATER = {
+    "shape": (
+        "Which shape does it have?",
+        "Say what shape it is.",
+        "Tell me the shape.",
+        "What kind of shape is it?",
+        "What shape does the object have?",
+    ),
+    "colour": ("Tell me the colour.", "Say what color it is.", "In which colour is it?"),
+}
 # Questions that follow others in training; the tokenizer does not know them.
 FURTHER = {
     "shapes": ("How many {} are there?", "How many {} do you see?", "Count the {}."),
@@ -268,7 +279,7 @@ THINGS = tuple(THING_WORDS.split())
 
 
 def phrasing(random: Random, name: str) -> str:
-    return str(pick(random, PHRASINGS[name]))
+    return str(pick(random, (*PHRASINGS[name], *LATER.get(name, ()))))
 
 
 def further(random: Random, name: str, word: str = "") -> str:

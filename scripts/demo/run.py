@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import distributed
 
 from scripts.demo.heads import ClassHeads
-from scripts.demo.model import make_model
+from scripts.demo.model import Batched, make_model
 from scripts.demo.optimization import optimizers
 
 SAVE_EVERY = 50  # steps
@@ -51,11 +51,20 @@ class Run:
     Args:
         start: folder of a written checkpoint whose weights a new training begins with, instead of from nothing.
         steps: of the stages that the checkpoint has had.
+        bfloat16: whether the vision side multiplies in bfloat16, as in `Batched`.
     """
 
-    def __init__(self, folder: Path, seed: int, start: Path | None = None, steps: dict[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        seed: int,
+        start: Path | None = None,
+        steps: dict[str, int] | None = None,
+        bfloat16: bool = False,
+    ) -> None:
         self.file = folder / "state.pt"
         self.model = make_model(folder, seed)
+        self.batched = Batched(self.model, bfloat16)
         torch.manual_seed(seed)
         self.heads = ClassHeads(self.model)
         self.steps = {"pages": 0, "decoder": 0, "heads": HEAD_STEPS, "answers": 0}  # heads learn with the pages

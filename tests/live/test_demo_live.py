@@ -17,13 +17,14 @@ from safetensors.torch import load_file
 from support.conversions import convert_here
 
 from minicpmv46.demo import CHECKPOINT
-from scripts.demo.batches import collate, make_row
+from scripts.demo.attention import BFloat16Attention
+from scripts.demo.batches import IGNORED, collate, make_row
 from scripts.demo.evaluate import ROWS, Answer, Row, answers_of_mlx, answers_of_official, slicing_of
 from scripts.demo.heads import PERIODS, covered, loss_of_looks, places_of
-from scripts.demo.model import squares
+from scripts.demo.model import Batched, make_model, squares
 from scripts.demo.optimization import RATES, ROUNDS, rate_in_rounds
 from scripts.demo.plain_tasks import draw_plain
-from scripts.demo.run import HEAD_STEPS
+from scripts.demo.run import HEAD_STEPS, load_written
 from scripts.demo.train import EARLIER
 
 CASES = 3
@@ -98,6 +99,42 @@ def test_training_looks_at_what_is_read() -> None:
     right /= right.sum(-1, keepdim=True).clamp_min(1)
     assert loss_of_looks(right, batch).abs() < 1e-3
     assert loss_of_looks(right.flip(0), batch) > 10
+
+
+def test_attention_in_bfloat16() -> None:
+    """Outputs and gradients against torch's attention in float32: within the precision of bfloat16."""
+    torch.manual_seed(46)
+    inputs = [torch.randn(3, 5, 160, 32, requires_grad=True) for _ in range(3)]
+    weights, scale = torch.randn(3, 5, 160, 32), 32**-0.5
+    found = []
+    for out in (
+        torch.nn.functional.scaled_dot_product_attention(*inputs, scale=scale),
+        BFloat16Attention.apply(*inputs, scale),
+    ):
+        found.append((out.detach(), *torch.autograd.grad((out * weights).sum(), inputs)))
+    for exact, short in zip(*found, strict=True):
+        assert 0 < (short - exact).norm() < 0.02 * exact.norm()
+
+
+@pytest.mark.parametrize("mode", ["16x", "4x"])
+def test_training_in_bfloat16(mode: str) -> None:
+    """With the vision side in bfloat16 the gradients of all weights point where they do in float32."""
+    processor = load(str(CHECKPOINT))[1]
+    cases = [draw_plain("read", np.random.default_rng(seed)) for seed in range(3)]
+    batch = collate([make_row(processor, case, {"downsample_mode": mode}) for case in cases])
+    model = make_model(CHECKPOINT)
+    load_written(model, CHECKPOINT)
+    labels, gradients = torch.from_numpy(batch.labels), []
+    for bfloat16 in (False, True):
+        hidden = Batched(model, bfloat16=bfloat16).hidden(batch).hidden[labels != IGNORED]
+        model.zero_grad()
+        torch.nn.functional.cross_entropy(model.lm_head(hidden), labels[labels != IGNORED]).backward()
+        gradients.append({name: p.grad.flatten() for name, p in model.named_parameters() if p.grad is not None})
+    assert any("vision_tower" in name for name in gradients[0])
+    for name, exact in gradients[0].items():
+        if not name.endswith("k_proj.bias"):  # softmax takes it away: its gradient is rounding alone
+            alike = torch.nn.functional.cosine_similarity(exact, gradients[1][name], dim=0)
+            assert alike > 0.98, f"{name}: {alike}"
 
 
 def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
