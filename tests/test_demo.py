@@ -23,7 +23,7 @@ from scripts.demo.cases import Case
 from scripts.demo.drawing import CHARACTERS, LETTERS, written
 from scripts.demo.evaluate import PLAIN_ROWS, ROWS, Row, ask, media_of, slicing_of
 from scripts.demo.plain_tasks import unseen
-from scripts.demo.questions import LATER, MORE_FACTS, PHRASINGS, UNKNOWN, unknown
+from scripts.demo.questions import LATER, MORE_FACTS, PHRASINGS, UNKNOWN, phrasing, unknown
 from scripts.demo.samples import write_samples
 from scripts.demo.varied_tasks import draw
 
@@ -153,6 +153,13 @@ def test_what_has_an_answer_is_not_unknown() -> None:
     known = {*MORE_FACTS, *(asked for named in (PHRASINGS, LATER) for phrases in named.values() for asked in phrases)}
     assert not made_up & known and not made_up & set(newcomer.FREE)
     assert newcomer.UNKNOWN == UNKNOWN
+
+
+def test_all_phrasings_are_trained() -> None:
+    """Those that the tokenizer was made from, and later ones."""
+    for name, later in LATER.items():
+        asked = {phrasing(np.random.default_rng(i), name) for i in range(400)}
+        assert asked == {*PHRASINGS[name], *later}, name
 
 
 def test_evaluation_shares_nothing_with_training() -> None:
