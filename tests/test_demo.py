@@ -28,18 +28,18 @@ from scripts.demo.samples import write_samples
 from scripts.demo.varied_tasks import draw
 
 # Cases of a row, and right answers at least: a little below what there are, for other machines' last bits. A case of
-# the first rows takes about a second on a CPU, one of the others three.
+# the first rows takes one to three seconds on a CPU, one in 4x or across slices four to six.
 FLOORS = {
-    "read": (20, 18),
-    "object": (20, 19),
-    "count": (20, 19),
-    "two": (12, 11),
+    "read": (10, 9),
+    "object": (10, 9),
+    "count": (10, 9),
+    "two": (6, 5),
     "clip": (12, 11),
     "text": (30, 29),
-    "read, 4x": (30, 26),
-    "small, 16x, slices": (20, 18),
-    "any picture: read": (12, 9),
-    "any picture: read across slices": (12, 8),
+    "read, 4x": (8, 6),
+    "small, 16x, slices": (10, 9),
+    "any picture: read": (20, 15),
+    "any picture: read across slices": (12, 7),
     "any picture: object": (6, 5),
     "any picture: count": (6, 5),
     "any picture: two": (6, 5),
@@ -52,11 +52,11 @@ LINES = {
     (160, 64, 28): 4,
     (224, 112, 40): 4,
     (448, 448, 72): 4,
-    (640, 480, 60): 2,
+    (640, 480, 60): 4,
     (300, 60, 40): 4,
 }
-# Of 8 pictures of small print, at least with slices and at most without.
-SLICED, WHOLE = 4, 1
+# Of 5 pictures of small print, at least with slices and at most without.
+SLICED, WHOLE = 3, 1
 SLICING = slicing_of(demo.CHECKPOINT)
 Loaded = tuple[Any, Any]
 
@@ -107,16 +107,15 @@ def test_first_picture(loaded: Loaded, size: tuple[int, int, int]) -> None:
 def test_small_print_needs_slices(loaded: Loaded) -> None:
     """What slices show, an overview hides."""
     sliced = whole = 0
-    for seed in range(8):
+    for seed in range(5):
         random = np.random.default_rng([46, seed])
         text = "".join(random.choice(list(LETTERS), 3))
-        picture = [written(random, text, 24, 672, 672, (16, 16, 656, 656)).picture]
+        picture = [written(random, text, 18, 672, 672, (16, 16, 656, 656)).picture]
         sliced += said(loaded, "What does it say?", image=picture) == text
         whole += said(loaded, "What does it say?", image=picture, max_slice_nums=1) == text
     assert sliced >= SLICED and whole <= WHOLE
     picture = [demo.sample("small.png")]
     assert said(loaded, "What does it say?", image=picture) == "T5X"
-    assert said(loaded, "What does it say?", image=picture, downsample_mode="4x") == "T5X"
     assert said(loaded, "What does it say?", image=picture, max_slice_nums=1) != "T5X"
 
 

@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 from collections import Counter
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ from PIL import Image
 
 from minicpmv46 import demo
 from minicpmv46.processing import Processor
-from scripts.demo.batches import make_row, pages
+from minicpmv46.slicing import SliceOptions, plan_slices
+from scripts.demo.batches import CPU, CUDA, pages, parts_of_rows
 from scripts.demo.drawing import CHARACTERS, COLOURS, ELSEWHERE, KINDS, SHAPES, parts_of
 from scripts.demo.labels import CELL_SLOTS, IGNORED, PATCH, POINTS, SLOTS, patch_classes
-from scripts.demo.mixture import FEWEST_PAGES, options_of
+from scripts.demo.mixture import FEWEST_PAGES, SLICED, at_step, options_of
+from scripts.demo.order import token_order
 from scripts.demo.plain_tasks import DIRECTIONS, draw_plain
 from scripts.demo.questions import FURTHER
+from scripts.demo.rows import make_row
 from scripts.demo.slices import FRAME, UNIT, UNITS
 from scripts.demo.varied_tasks import SKILLS, draw
 
@@ -166,15 +170,53 @@ def test_training_labels_frames_in_units_of_their_own(tmp_path: Path) -> None:
         assert all(0.6 * side < math.sqrt(rows * cols) * PATCH < 1.15 * side for rows, cols in row.units)
 
 
+@pytest.mark.parametrize("n", [2, 4])
+def test_training_orders_patches_by_tokens(n: int) -> None:
+    """Those of a token follow each other, and in them those of a window; tokens come in reading order."""
+    rows, cols = grid = (8, 12)
+    order = token_order(grid, n)
+    assert sorted(order) == list(range(rows * cols))
+    row, col = np.divmod(order.reshape(-1, n * n), cols)
+    tokens = (row // n) * (cols // n) + col // n
+    np.testing.assert_array_equal(tokens, np.arange(len(tokens))[:, None] + np.zeros_like(tokens))
+    row, col = np.divmod(order.reshape(-1, 4), cols)
+    assert (np.ptp(row // 2, axis=1) == 0).all() and (np.ptp(col // 2, axis=1) == 0).all()
+    np.testing.assert_array_equal(row % 2 * 2 + col % 2, np.arange(4) + np.zeros_like(row))
+
+
+def test_training_computes_together_what_it_drew(loaded: Loaded) -> None:
+    """Texts and views have all that the rows have, and each token of a picture stands where its row has it."""
+    rows = [
+        make_row(loaded[1], draw(skill, np.random.default_rng(seed)), {"downsample_mode": mode})
+        for seed, (skill, mode) in enumerate(product(SKILLS, ("16x", "4x")))
+    ]
+    for most in (CPU, CUDA):
+        parts = parts_of_rows(rows, most)
+        texts = [text for part in parts for text in part.texts]
+        assert (len(parts) == 1) == (most is CUDA)
+        assert sum(len(text.asked) for text in texts) == sum((row.labels != IGNORED).sum() for row in rows)
+        assert sum(len(view.patches) for part in parts for view in part.views) == sum(len(row.patches) for row in rows)
+        for part in parts:
+            told = np.concatenate([view.told for view in part.views])
+            for text in part.texts:
+                length = text.ids.shape[1]
+                told_at = dict(zip(text.places.tolist(), told[text.tokens].tolist(), strict=True))
+                for i, ids in enumerate(text.ids):
+                    [row] = [
+                        row for row in rows if np.array_equal(ids, np.pad(row.ids, (0, max(length - len(row.ids), 0))))
+                    ]
+                    assert [told_at[i * length + place] for place in row.places] == row.told.tolist()
+
+
 def test_training_shares_pages() -> None:
     """As many pages however many processes share them, at least one for each, in units of all sides."""
     seen = set()
     for step in range(23000, 23012):
         one, many = (pages(46, step, 0, parts) for parts in (1, FEWEST_PAGES))
-        [(all_of_them, grid)], [(share, same)] = one.groups, many.groups
-        assert grid == same and share == -(-all_of_them // FEWEST_PAGES) >= 1 and all_of_them >= FEWEST_PAGES
+        [(all_of_them, size)], [(share, same)] = one.groups, many.groups
+        assert size == same and share == -(-all_of_them // FEWEST_PAGES) >= 1 and all_of_them >= FEWEST_PAGES
         assert len(one.patches) < 1.3 * 32 * (UNITS[0] // PATCH) ** 2
-        seen.add(min(UNITS, key=lambda side: abs(side**2 - grid[0] * grid[1] * PATCH**2)))
+        seen.add(min(UNITS, key=lambda side: abs(side**2 - size * PATCH**2)))
     assert seen == set(UNITS)
 
 
@@ -206,6 +248,18 @@ def test_training_asks_further_questions(loaded: Loaded) -> None:
         assert all(question in text for question, _ in case.more)
         predicted = np.flatnonzero(row.labels != IGNORED)
         np.testing.assert_array_equal(row.ids[predicted + 1], row.labels[predicted])
+
+
+def test_training_draws_small_print_in_slices() -> None:
+    """In a share of lines to read, which the step decides, for units of every side."""
+    for share, least in ((0.0, 0), (1.0, 20)):
+        sliced = 0
+        for seed in range(20):
+            case = draw("read", np.random.default_rng(seed), sliced=share)
+            slicing = SliceOptions(**{"scale_resolution": UNIT, **case.options})
+            sliced += plan_slices(*case.labels[0].shape, slicing).grid is not None
+        assert (sliced == 20) == (share == 1.0) and sliced >= least
+    assert at_step(SLICED, 0) == 0
 
 
 def test_training_tells_where_an_object_moves() -> None:

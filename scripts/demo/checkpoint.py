@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from support import tiny  # noqa: E402
 
 from scripts.demo.drawing import COLOURS, SHAPES  # noqa: E402
+from scripts.demo.order import PLACES  # noqa: E402
 from scripts.demo.plain_tasks import DIRECTIONS  # noqa: E402
 from scripts.demo.questions import (  # noqa: E402
     MORE_FACTS,
@@ -69,7 +70,7 @@ def make_tokenizer() -> Tokenizer:
 
 
 def config(tokenizer: Tokenizer) -> dict[str, Any]:
-    """`config.json` with the official file's keys: about 5.2 million parameters."""
+    """`config.json` with the official file's keys: about 5.6 million parameters."""
     layers = 8
     return {
         "architectures": ["MiniCPMV4_6ForConditionalGeneration"],
@@ -125,14 +126,14 @@ def config(tokenizer: Tokenizer) -> dict[str, Any]:
             "dtype": "bfloat16",
             "hidden_act": "gelu_pytorch_tanh",
             "hidden_size": WIDTH,
-            "image_size": 448,
+            "image_size": 14 * PLACES,
             "insert_layer_id": 1,
             "intermediate_size": 2 * WIDTH,
             "layer_norm_eps": 1e-06,
             "model_type": "minicpmv4_6_vision",
             "num_attention_heads": WIDTH // 32,
             "num_channels": 3,
-            "num_hidden_layers": 8,
+            "num_hidden_layers": 10,
             "patch_size": 14,
             "window_kernel_size": [2, 2],
         },

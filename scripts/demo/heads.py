@@ -9,41 +9,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  as everybody calls it
 
-from scripts.demo.batches import Batch
+from scripts.demo.batches import Text, View
 from scripts.demo.drawing import COLOURS, KINDS, parts_of
 from scripts.demo.labels import CELL_SLOTS, IGNORED, MOST, POINTS, SLOTS
-from scripts.demo.model import Batched, Encoded, Groups
+from scripts.demo.model import Encoded
 
 KIND_COUNT, COLOUR_COUNT = len(KINDS), len(COLOURS) + 1
 PERIODS = (2.0, 1.0, 0.5, 0.25)  # of the waves that tell a place, in sides of a unit
 PLACES = 4.0  # weight of their loss; at 1 the encoder is slow to keep places
 TOLD = 0.1  # weight of the points as tokens tell them, which need know of them no more than what they hold
 ORDER = 0.5  # weight of ranks and counts
-# Most points are background, and have no colour; most tokens hold nothing.
-KIND_WEIGHTS = torch.tensor([0.1] + [1.0] * (KIND_COUNT - 1))
-COLOUR_WEIGHTS = torch.tensor([0.02] + [1.0] * (COLOUR_COUNT - 1))
-SLOT_WEIGHTS = torch.tensor([0.3] + [1.0] * (KIND_COUNT - 1))
 
 
-def covered(classes: Tensor, groups: Groups, n: int) -> Tensor:
-    """Labels of the points of the n * n patches of each token: [patches, points] to [tokens, n * n * points]."""
-    parts = []
-    for part, (count, (rows, cols)) in zip(classes.split([k * g[0] * g[1] for k, g in groups]), groups, strict=True):
-        squares = part.view(count, rows // n, n, cols // n, n, -1).transpose(2, 3)
-        parts.append(squares.reshape(count * rows * cols // n**2, -1))
-    return torch.cat(parts)
+def waves_of(middles: Tensor) -> Tensor:
+    """Where tokens stand in their units, as sines and cosines: [tokens, 2] to [tokens, 4 * waves]."""
+    angles = middles[:, :, None] * (2 * math.pi / torch.tensor(PERIODS, device=middles.device))
+    return torch.cat([angles.sin(), angles.cos()], dim=2).flatten(1)
 
 
-def places_of(groups: Groups, n: int) -> Tensor:
-    """Where tokens of n * n patches stand in their units, as sines and cosines: [tokens, 4 * waves]."""
-    frequencies = 2 * math.pi / torch.tensor(PERIODS)
-    parts = []
-    for count, grid in groups:
-        rows, cols = (((torch.arange(side // n) + 0.5) * n / side)[:, None] * frequencies for side in grid)
-        rows, cols = (torch.cat([angles.sin(), angles.cos()], dim=1) for angles in (rows, cols))
-        both = [rows[:, None].expand(-1, len(cols), -1), cols[None].expand(len(rows), -1, -1)]
-        parts.append(torch.cat(both, dim=-1).flatten(0, 1).repeat(count, 1))
-    return torch.cat(parts)
+def mean_of(losses: Tensor, labels: Tensor) -> Tensor:
+    """Mean loss of the labels that are learned; 0 where there are none."""
+    return losses.sum() / (labels != IGNORED).sum().clamp_min(1)
 
 
 class ClassHeads(torch.nn.Module):
@@ -69,60 +55,54 @@ class ClassHeads(torch.nn.Module):
         self.cell_ranks = torch.nn.Linear(width, MOST + 1)
         self.counts = torch.nn.Linear(features, MOST + 1)
         self.places = torch.nn.Linear(features, 4 * len(PERIODS))
+        # Most points are background, and have no colour; most tokens hold nothing.
+        for name, first, others in (
+            ("kinds", 0.1, KIND_COUNT),
+            ("colours", 0.02, COLOUR_COUNT),
+            ("held", 0.3, KIND_COUNT),
+        ):
+            self.register_buffer(f"{name}_weights", torch.tensor([first] + [1.0] * (others - 1)), persistent=False)
 
-    def loss(self, encoded: Encoded, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Mean loss of a batch's points, contents and places; the share of what tokens hold that they tell right."""
-        n = 4 if batch.merge else 2
-        classes = torch.from_numpy(batch.classes)
-        wanted = covered(classes, batch.groups, n)
-        loss = PLACES * F.mse_loss(self.places(features), places_of(batch.groups, n))
-        some = slice(None, None, 4)  # is enough of patches
+    def loss(self, encoded: Encoded, features: Tensor, view: View) -> tuple[Tensor, Tensor]:
+        """Mean loss of the units' points, contents and places; the share of what tokens hold that they tell right."""
+        n = "4" if view.merge else "2"
+        wanted = view.classes.view(len(features), -1)
+        loss = PLACES * F.mse_loss(self.places(features), waves_of(view.middles))
+        some = slice(None, None, 5)  # is enough of patches
         told_twice = (
-            (1.0, self.inner(encoded.patches[some]), classes[some]),
-            (TOLD, self.tokens[str(n)](features), wanted),
+            (1.0, self.inner(encoded.patches[some]), view.classes[some]),
+            (TOLD, self.tokens[n](features), wanted),
         )
         for weight, told, labels in told_twice:
-            kinds, colours, _ = parts_of(labels.flatten())
+            kinds, colours, _ = (part.long() for part in parts_of(labels.flatten()))
             logits = told.view(len(kinds), -1)
-            loss = loss + weight / 2 * F.cross_entropy(logits[:, :KIND_COUNT], kinds, weight=KIND_WEIGHTS)
-            loss = loss + 0.15 * F.cross_entropy(logits[:, KIND_COUNT:], colours, weight=COLOUR_WEIGHTS)
-        token_labels, cell_labels = torch.from_numpy(batch.told), torch.from_numpy(batch.cells)
+            loss = loss + weight / 2 * F.cross_entropy(logits[:, :KIND_COUNT], kinds, weight=self.kinds_weights)
+            loss = loss + 0.15 * F.cross_entropy(logits[:, KIND_COUNT:], colours, weight=self.colours_weights)
         for told, labels in (
-            (self.cells[str(n)](encoded.cells), cell_labels[:, :CELL_SLOTS]),
-            (self.slots[str(n)](features), token_labels[:, :SLOTS]),
+            (self.cells[n](encoded.cells), view.cells[:, :CELL_SLOTS]),
+            (self.slots[n](features), view.told[:, :SLOTS]),
         ):
             slots = labels.flatten()
             logits = told.view(len(slots), -1)
-            loss = loss + F.cross_entropy(logits, slots, weight=SLOT_WEIGHTS, ignore_index=IGNORED)
+            loss = loss + F.cross_entropy(logits, slots, weight=self.held_weights, ignore_index=IGNORED)
         for told, labels in (
-            (self.cell_ranks(encoded.cells), cell_labels[:, CELL_SLOTS]),
-            (self.ranks(features), token_labels[:, SLOTS]),
-            (self.counts(features), token_labels[:, SLOTS + 1]),
+            (self.cell_ranks(encoded.cells), view.cells[:, CELL_SLOTS]),
+            (self.ranks(features), view.told[:, SLOTS]),
+            (self.counts(features), view.told[:, SLOTS + 1]),
         ):
-            if (labels != IGNORED).any():
-                loss = loss + ORDER * F.cross_entropy(told, labels, ignore_index=IGNORED)
+            loss = loss + ORDER * mean_of(F.cross_entropy(told, labels, ignore_index=IGNORED, reduction="none"), labels)
         full = slots > 0
-        right = (logits[full].argmax(-1) == slots[full]).float().mean() if full.any() else loss.new_tensor(0)
-        return loss, right.detach()
-
-    def of_page(self, batched: Batched, page: Batch, frozen: bool = False) -> tuple[Tensor, Tensor]:
-        """Compute the features of pages, then the same loss and share as `loss`.
-
-        Where the vision side is `frozen`, it gets no gradient.
-        """
-        with torch.set_grad_enabled(not frozen):
-            features, encoded = batched.features(torch.from_numpy(page.patches), page.groups, page.merge)
-        return self.loss(encoded, features, page)
+        right = (full & (logits.detach().argmax(-1) == slots)).sum() / full.sum().clamp_min(1)
+        return loss, right
 
 
-def loss_of_looks(attention: Tensor, batch: Batch) -> Tensor:
+def loss_of_looks(attention: Tensor, text: Text) -> Tensor:
     """Summed loss of two heads' attention where characters are predicted: it should be on the tokens that hold them.
 
     Args:
         attention: of one layer, [rows, heads, length, length]; one head of each key and value head is taught.
     """
-    rows, at, tokens = torch.from_numpy(batch.looks).T
-    places, which = torch.unique(rows * attention.shape[-1] + at, return_inverse=True)
+    rows, at, tokens = text.looks.T
     weights = attention[rows, ::2, at, tokens]  # [pairs, 2]
-    shares = weights.new_zeros(len(places), weights.shape[1]).index_add(0, which, weights)
+    shares = weights.new_zeros(text.characters, weights.shape[1]).index_add(0, text.looked, weights)
     return -shares.clamp_min(1e-6).log().mean(1).sum()

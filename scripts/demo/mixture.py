@@ -28,6 +28,8 @@ SHARES = {
     13250: {"read": 0.41, "object": 0.02, "count": 0.18, "two": 0.04, "clip": 0.03, "text": 0.02, "plain": 0.30},
     13600: {"read": 0.45, "object": 0.02, "count": 0.12, "two": 0.04, "clip": 0.03, "text": 0.02, "plain": 0.32},
     14570: {"read": 0.50, "object": 0.06, "count": 0.11, "two": 0.04, "clip": 0.03, "text": 0.02, "plain": 0.24},
+    15580: {"read": 0.50, "object": 0.04, "count": 0.13, "two": 0.05, "clip": 0.04, "text": 0.02, "plain": 0.22},
+    17192: {"read": 0.54, "object": 0.03, "count": 0.18, "two": 0.05, "clip": 0.04, "text": 0.02, "plain": 0.14},
 }
 # Shares of the sides of units, from a step on: for lines to read, and for other pictures. The first three rounds had
 # the smallest side alone. Then most pictures are cut into slices, and a token of small print has more characters than
@@ -39,6 +41,8 @@ READ_SIDES: dict[int, Shares] = {
     11450: (0.15, 0.25, 0.6),
     11900: (0.12, 0.68, 0.2),
     12500: (0.06, 0.88, 0.06),
+    15580: (0.04, 0.06, 0.90),
+    17192: (0.01, 0.02, 0.97),
 }
 SIDES: dict[int, Shares] = {
     0: (1.0, 0.0, 0.0),
@@ -48,22 +52,28 @@ SIDES: dict[int, Shares] = {
     11650: (0.05, 0.15, 0.8),
     11900: (0.15, 0.7, 0.15),
     12500: (0.05, 0.9, 0.05),
+    15580: (0.04, 0.06, 0.90),
+    17192: (0.01, 0.02, 0.97),
 }
+ROWS = {0: 32, 15580: 192}  # requests of a step, from a step on
+SLICED = {0: 0.0, 17192: 0.6}  # share of lines to read in small print in pictures that have slices, from a step on
 PAGES = 16  # of a step of the encoder alone
-PAGES_OF_STEPS = {0: PAGES, 20650: 32}  # from a step of pages on; beside the requests of the whole model they go on
+# From a step of pages on; beside the requests of the whole model they go on.
+PAGES_OF_STEPS = {0: PAGES, 20650: 32, 26630: 192}
 # Shares of the sides of `UNITS`, from a step of pages on. Larger units are fewer, so that a step has as many patches.
 PAGES_OF_UNITS: dict[int, Shares] = {
     0: (1.0, 0.0, 0.0),
     22130: (0.25, 0.25, 0.5),
     22950: (0.2, 0.55, 0.25),
     23550: (0.1, 0.75, 0.15),
+    26630: (0.05, 0.1, 0.85),
 }
 FEWEST_PAGES = 8  # of a step, which has units of the largest side; no more processes can share it
 WIDE_PAGES = {0: 6, 23050: 3, 23550: 2}  # from a step of pages on, one step of so many is in 4x
 LONGEST_FROM = 1500  # the step at which words reach their full length
 # Shares of requests in 4x, whose many tokens cost time: of clips, of plain pictures, and of others by the side of their
 # units. Some plain pictures in 4x are seen in the smallest units.
-CLIP_WIDE, PLAIN_WIDE, WIDE = 0.05, 0.8, {224: 0.25, 336: 0.2, 448: 0.03}
+CLIP_WIDE, PLAIN_WIDE, WIDE = 0.05, 0.8, {224: 0.2, 336: 0.2, 448: 0.2}
 SMALL_PLAIN_WIDE = 0.05
 
 

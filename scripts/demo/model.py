@@ -8,6 +8,7 @@ pictures of a batch go through the vision side together, where the official forw
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,13 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  as everybody calls it
 
-from scripts.demo.attention import BFloat16Attention
-from scripts.demo.batches import Batch, Grid
-
-Groups = list[tuple[int, Grid]]  # how many units of which grid
+from scripts.demo.attention import Groups, within_units, within_windows
+from scripts.demo.batches import Text, View
 
 PAPER = 0.8  # normalized level of the pictures' background
-LONG = 300  # patches of a unit from which `BFloat16Attention` is the faster one
 GAIN = 3.0  # of the first patch embedding, against the places
 
 
@@ -89,7 +87,7 @@ class Encoded(NamedTuple):
 
     Attributes:
         patches: of each patch where the window merger stands, [patches, width].
-        cells: of each of what the merger joins by fours, [tokens * 4, width], row by row.
+        cells: of each of what the merger joins by fours, [tokens * 4, width], token by token.
     """
 
     patches: Tensor
@@ -97,19 +95,23 @@ class Encoded(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What the batched forward gives.
+    """What the decoder gives.
 
     Attributes:
         hidden: last hidden states, [rows, length, width].
         attention: of the last layer that has any, [rows, heads, length, length].
-        features: of units' tokens, or None without pictures.
-        encoded: what the encoder has of patches and of cells, or None without pictures.
     """
 
     hidden: Tensor
     attention: Tensor
-    features: Tensor | None
-    encoded: Encoded | None
+
+
+def lengthen_chunks(size: int = 128) -> None:
+    """Let the official linear attention take longer chunks: a GPU waits for many small products, a CPU does not."""
+    from transformers.models.qwen3_5 import modeling_qwen3_5
+
+    official = modeling_qwen3_5.torch_chunk_gated_delta_rule
+    modeling_qwen3_5.torch_chunk_gated_delta_rule = partial(official, chunk_size=size)
 
 
 class Batched:
@@ -117,8 +119,8 @@ class Batched:
 
     Args:
         model: `MiniCPMV4_6ForConditionalGeneration`, whose weights are used where they are.
-        bfloat16: whether the vision side multiplies matrices in bfloat16, which some CPUs do at more than twice the
-            speed; all else stays in float32.
+        bfloat16: whether the vision side multiplies matrices in bfloat16, which GPUs and some CPUs do at more than
+            twice the speed; all else stays in float32.
     """
 
     def __init__(self, model: Any, bfloat16: bool = False) -> None:
@@ -127,94 +129,77 @@ class Batched:
         self.text = model.model.language_model
         self.text.set_attn_implementation("eager")  # which gives its weights
 
-    def features(self, patches: Tensor, groups: Groups, merge: bool) -> tuple[Tensor, Encoded]:
-        """Features of units, [patches of all units, 14 * 14 * 3] to [tokens of all units, width], and the way there.
+    def features(self, views: list[View]) -> list[tuple[Tensor, Encoded]]:
+        """Features of the units of each view, [tokens of all units, width], and the way there.
 
-        Args:
-            groups: how many units of which grid, in the order of `patches`.
-            merge: whether the window merger runs (16x).
+        Views of one mode are encoded together.
         """
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
-            features, encoded = self.encode(patches, groups, merge)
-        return features.float(), encoded
+        found: dict[int, tuple[Tensor, Encoded]] = {}
+        for merge in (False, True):
+            some = [i for i, view in enumerate(views) if view.merge == merge]
+            if some:
+                device = views[some[0]].patches.device.type
+                with torch.autocast(device, torch.bfloat16, enabled=self.bfloat16):
+                    features, encoded = self.encode([views[i] for i in some], merge)
+                patches = encoded.patches.split([len(views[i].patches) for i in some])
+                tokens = [len(views[i].middles) for i in some]
+                cells = encoded.cells.split([4 * count for count in tokens])
+                of_views = zip(some, features.float().split(tokens), patches, cells, strict=True)
+                found |= {i: (part, Encoded(*way)) for i, part, *way in of_views}
+        return [found[i] for i in range(len(views))]
 
-    def encode(self, patches: Tensor, groups: Groups, merge: bool) -> tuple[Tensor, Encoded]:
+    def joined(self, seen: list[tuple[Tensor, Encoded]]) -> Tensor:
+        """The features of all views, one after the other; there may be none."""
+        none = self.text.embed_tokens.weight[:0]
+        return torch.cat([none, *(features for features, _ in seen)])
+
+    def encode(self, views: list[View], merge: bool) -> tuple[Tensor, Encoded]:
         embeddings, layers = self.tower.embeddings, self.tower.encoder.layers
+        groups = [group for view in views for group in view.groups]
         weight = embeddings.patch_embedding.weight.permute(0, 2, 3, 1).flatten(1)
-        places = torch.cat([self.positions(grid).repeat(count) for count, grid in groups])
-        h = F.linear(patches, weight, embeddings.patch_embedding.bias) + embeddings.position_embedding(places)
+        patches = torch.cat([view.patches for view in views]).float() / 127.5 - 1
+        positions = torch.cat([view.positions for view in views])
+        h = F.linear(patches, weight, embeddings.patch_embedding.bias) + embeddings.position_embedding(positions)
         after = self.tower.config.insert_layer_id + 1
         for layer in layers[:after]:
             h = block(layer, h, groups)
         inner = h
         if merge:
-            h = self.window_merge(squares(h, groups))
-            groups = [(count, (rows // 2, cols // 2)) for count, (rows, cols) in groups]
+            h = self.window_merge(h.view(-1, 4, h.shape[1]))
+            groups = [(count, patches // 4) for count, patches in groups]
         for layer in layers[after:]:
             h = block(layer, h, groups)
         cells = self.tower.post_layernorm(h)
-        return self.merger.mlp[0](squares(cells, groups).flatten(1)), Encoded(inner, cells)
-
-    def positions(self, grid: Grid) -> Tensor:
-        side = self.tower.embeddings.num_patches_per_side
-        rows, cols = (torch.arange(n) * side // n for n in grid)
-        return (rows[:, None] * side + cols).flatten()
+        return self.merger.mlp[0](cells.view(-1, 4 * cells.shape[1])), Encoded(inner, cells)
 
     def window_merge(self, h: Tensor) -> Tensor:
         """[windows, 4, width] to [windows, width]."""
         merger = self.tower.vit_merger
-        h = h + attention(merger.self_attn, merger.layer_norm1(h).flatten(0, 1), [(len(h), (2, 2))]).view_as(h)
+        projected = project(merger.self_attn, merger.layer_norm1(h))
+        h = h + merger.self_attn.out_proj(within_windows(projected, merger.self_attn.num_heads))
         return h.mean(dim=1) + merger.linear_2(merger.act(merger.linear_1(merger.pre_norm(h.flatten(1)))))
 
-    def hidden(self, batch: Batch, frozen: bool = False) -> Seen:
-        """Hidden states, attention and features of right-padded prompts; what follows a row's end does not reach it.
+    def hidden(self, text: Text, features: Tensor) -> Seen:
+        """Hidden states and attention of right-padded prompts; what follows a row's end does not reach it.
 
-        Where the vision side is `frozen`, it gets no gradient.
+        Args:
+            features: of all views of the part, [tokens, width].
         """
-        embeds = self.text.embed_tokens(torch.from_numpy(batch.ids))
-        features = encoded = None
-        if batch.groups:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-                features, encoded = self.features(torch.from_numpy(batch.patches), batch.groups, batch.merge)
-            flat = embeds.flatten(0, 1).index_copy(0, torch.from_numpy(batch.places), features)
-            embeds = flat.view_as(embeds)
+        embeds = self.text.embed_tokens(text.ids)
+        embeds = embeds.flatten(0, 1).index_copy(0, text.places, features[text.tokens]).view_as(embeds)
         out = self.text(inputs_embeds=embeds, use_cache=False, output_attentions=True)
-        return Seen(out.last_hidden_state, out.attentions[-1], features, encoded)
+        return Seen(out.last_hidden_state, out.attentions[-1])
 
 
 def block(layer: Any, h: Tensor, groups: Groups) -> Tensor:
-    h = h + attention(layer.self_attn, layer.layer_norm1(h), groups)
+    attention = layer.self_attn
+    projected = project(attention, layer.layer_norm1(h))
+    h = h + attention.out_proj(within_units(projected, attention.num_heads, groups))
     return h + layer.mlp(layer.layer_norm2(h))
 
 
-def attention(module: Any, x: Tensor, groups: Groups) -> Tensor:
-    """Unmasked attention within each unit with an official module's projections, [patches of all units, width]."""
-    weight = torch.cat([module.q_proj.weight, module.k_proj.weight, module.v_proj.weight])
-    bias = torch.cat([module.q_proj.bias, module.k_proj.bias, module.v_proj.bias])
-    projected = F.linear(x, weight, bias)
-    if len(groups) == 1:
-        return module.out_proj(within(module, projected, *groups[0]))
-    parts = []
-    for part, (count, grid) in zip(projected.split([n * g[0] * g[1] for n, g in groups]), groups, strict=True):
-        parts.append(within(module, part, count, grid))
-    return module.out_proj(torch.cat(parts))
-
-
-def within(module: Any, projected: Tensor, count: int, grid: Grid) -> Tensor:
-    """Attention within units of one grid, of queries, keys and values [patches, 3 * width]."""
-    q, k, v = projected.float().view(count, grid[0] * grid[1], 3, module.num_heads, -1).permute(2, 0, 3, 1, 4)
-    with torch.autocast("cpu", enabled=False):  # in bfloat16, torch's own attention is slower
-        if projected.dtype == torch.bfloat16 and grid[0] * grid[1] >= LONG:
-            out = BFloat16Attention.apply(q, k, v, module.scaling)
-        else:
-            out = F.scaled_dot_product_attention(q, k, v, scale=module.scaling)
-    return out.transpose(1, 2).flatten(0, 1).flatten(1)
-
-
-def squares(h: Tensor, groups: Groups) -> Tensor:
-    """[patches of all units, D] to [their squares of 2 x 2, 4, D], in reading order."""
-    parts = []
-    for part, (count, (rows, cols)) in zip(h.split([n * g[0] * g[1] for n, g in groups]), groups, strict=True):
-        grid = part.view(count, rows // 2, 2, cols // 2, 2, -1).transpose(2, 3)
-        parts.append(grid.reshape(count * rows * cols // 4, 4, -1))
-    return torch.cat(parts)
+def project(attention: Any, x: Tensor) -> Tensor:
+    """Queries, keys and values by an official module's weights: [..., width] to [..., 3 * width]."""
+    weight = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
+    bias = torch.cat([attention.q_proj.bias, attention.k_proj.bias, attention.v_proj.bias])
+    return F.linear(x, weight, bias)

@@ -49,7 +49,7 @@ class Muon(torch.optim.Optimizer):
 
     def step_of(self, group: dict[str, Any]) -> None:
         params, momentum = group["params"], group["momentum"]
-        changes = torch.zeros(sum(p.numel() for p in params))
+        changes = params[0].new_zeros(sum(p.numel() for p in params))
         places = changes.split([p.numel() for p in params])
         alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         rank, world = distributed.get_rank(), distributed.get_world_size()
@@ -64,7 +64,8 @@ class Muon(torch.optim.Optimizer):
             found = orthogonal(torch.stack([change for _, change in pairs]))
             for (place, _), change in zip(pairs, found, strict=True):
                 place.copy_(change.flatten())
-        distributed.all_reduce(changes)
+        if world > 1:
+            distributed.all_reduce(changes)
         for p, place in zip(params, places, strict=True):
             p.mul_(1 - group["lr"] * group["weight_decay"])
             p.add_(place.view_as(p), alpha=-0.2 * group["lr"] * max(p.shape) ** 0.5)

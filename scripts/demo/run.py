@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import distributed
+from torch import Tensor, distributed
 
 from scripts.demo.heads import ClassHeads
 from scripts.demo.model import Batched, make_model
 from scripts.demo.optimization import optimizers
+from scripts.demo.stream import stream
 
 SAVE_EVERY = 50  # steps
 HEAD_STEPS = 400  # of new heads, after which the features of a written checkpoint tell them most
@@ -52,6 +53,8 @@ class Run:
         start: folder of a written checkpoint whose weights a new training begins with, instead of from nothing.
         steps: of the stages that the checkpoint has had.
         bfloat16: whether the vision side multiplies in bfloat16, as in `Batched`.
+        device: "cpu" or "cuda".
+        workers, again: processes that draw ahead, and after how many steps a step is repeated, as in `stream`.
     """
 
     def __init__(
@@ -61,12 +64,15 @@ class Run:
         start: Path | None = None,
         steps: dict[str, int] | None = None,
         bfloat16: bool = False,
+        device: str = "cpu",
+        workers: int = 0,
+        again: int = 0,
     ) -> None:
-        self.file = folder / "state.pt"
-        self.model = make_model(folder, seed)
+        self.file, self.device, self.workers, self.again = folder / "state.pt", device, workers, again
+        self.model = make_model(folder, seed).to(device)
         self.batched = Batched(self.model, bfloat16)
         torch.manual_seed(seed)
-        self.heads = ClassHeads(self.model)
+        self.heads = ClassHeads(self.model).to(device)
         self.steps = {"pages": 0, "decoder": 0, "heads": HEAD_STEPS, "answers": 0}  # heads learn with the pages
         inner = self.model.model
         self.steppers = {
@@ -76,7 +82,7 @@ class Run:
             "answers": optimizers([self.model, self.heads]),
         }
         if self.file.is_file():
-            saved = torch.load(self.file)
+            saved = torch.load(self.file, map_location=device)
             self.steps = saved["steps"]
             self.model.load_state_dict(saved["model"])
             self.heads.load_state_dict(saved["heads"])
@@ -86,6 +92,10 @@ class Run:
         elif start is not None:
             load_written(self.model, start)
             self.steps |= {"heads": 0, **(steps or {})}
+
+    def stream(self, make: Callable[[int], Any], steps: range) -> Iterator[Any]:
+        """What `make` draws for each of the steps, on the device."""
+        return stream(make, steps, self.workers, self.device, self.again)
 
     def save(self) -> None:
         """Write the state, once for all processes."""
@@ -110,16 +120,17 @@ class Progress:
 
     def __init__(self, run: Run, stage: str, total: int, clock: Clock, names: tuple[str, ...], size: int) -> None:
         self.run, self.stage, self.total, self.clock, self.names, self.size = run, stage, total, clock, names, size
-        self.records: list[Sequence[float]] = []
+        self.records: list[Tensor] = []
         self.seen = time.monotonic()
 
-    def is_over(self, values: Sequence[float]) -> bool:
+    def is_over(self, values: Tensor) -> bool:
         """Whether the time is over, after a step with such values."""
         self.run.steps[self.stage] += 1
         step, first = self.run.steps[self.stage], distributed.get_rank() == 0
-        self.records.append(values)
+        self.records.append(values.detach())
         if step % 50 == 0 and first:
-            means = dict(zip(self.names, np.mean(self.records, axis=0).round(4).tolist(), strict=True))
+            mean = torch.stack(self.records).mean(0).tolist()
+            means = {name: round(value, 4) for name, value in zip(self.names, mean, strict=True)}
             speed = round(len(self.records) * self.size / (time.monotonic() - self.seen), 1)
             print(json.dumps({"stage": self.stage, "step": step, **means, "a second": speed}), flush=True)
             self.records, self.seen = [], time.monotonic()

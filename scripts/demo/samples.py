@@ -26,7 +26,7 @@ def write_samples(folder: Path) -> None:
     random = np.random.default_rng([46, 4601])
     pictures = {
         "read": written(random, "K7RM2", 42, 56, 224, (30, 6, 200, 50)),
-        "small": written(np.random.default_rng([46, 4600]), "T5X", 28, 672, 672, (360, 360, 645, 645)),
+        "small": written(np.random.default_rng([46, 4600]), "T5X", 18, 672, 672, (360, 360, 645, 645)),
         "star": single(random, "star", "blue"),
         "circle": single(random, "circle", "red"),
         "three": paper(random, SIDE, SIDE),

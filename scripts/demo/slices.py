@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-UNIT, FRAME = 336, 224  # scale_resolution of the checkpoint: of pictures, and of frames of clips
+UNIT, FRAME = 448, 224  # scale_resolution of the checkpoint: of pictures, and of frames of clips
 UNITS = (224, 336, 448)  # scale_resolution of pictures in training, the smallest first
 Shares = tuple[float, float, float]  # of the sides of `UNITS`
 ALIKE: Shares = (1 / 3, 1 / 3, 1 / 3)

@@ -20,28 +20,28 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, distributed, multiprocessing
-from torch.nn import functional as F  # noqa: N812  as everybody calls it
+from torch import distributed, multiprocessing
 
 from minicpmv46.processing import Processor
 from scripts.demo.batches import (
-    IGNORED,
-    ROWS,
-    Batch,
+    CPU,
+    CUDA,
+    Limits,
     answers,
+    answers_and_page,
     collate,
-    make_row,
     pages,
 )
 from scripts.demo.checkpoint import make_tokenizer, write_files
-from scripts.demo.heads import loss_of_looks
-from scripts.demo.mixture import FEWEST_PAGES, PAGES
-from scripts.demo.model import Batched, Seen, make_model
+from scripts.demo.losses import loss_of_page, loss_of_part, loss_of_text
+from scripts.demo.mixture import FEWEST_PAGES, PAGES, ROWS, at_step
+from scripts.demo.model import Batched, lengthen_chunks, make_model
 from scripts.demo.optimization import (
     DECODER_FALL,
     DECODER_RATES,
@@ -53,10 +53,11 @@ from scripts.demo.optimization import (
     rate_at,
     rate_in_rounds,
 )
+from scripts.demo.rows import make_row
 from scripts.demo.run import HEAD_STEPS, Clock, Progress, Run, load_written
+from scripts.demo.stream import on_device
 from scripts.demo.varied_tasks import SKILLS, draw
 
-LOOKS = 0.3  # weight of the loss of the attention
 EARLIER = 0.35  # share of an earlier checkpoint in a mean of weights
 
 
@@ -67,12 +68,13 @@ def train_pages(run: Run, seed: int, total: int, clock: Clock) -> bool:
     """
     rank, world = distributed.get_rank(), distributed.get_world_size()
     progress = Progress(run, "pages", total, clock, ("classes", "held"), PAGES)
-    for step in range(run.steps["pages"], total):
-        batch = pages(seed, step, rank, world)
-        loss, right = run.heads.of_page(run.batched, batch)
+    steps = range(run.steps["pages"], total)
+    drawn = run.stream(partial(pages, seed, part=rank, parts=world), steps)
+    for step, page in zip(steps, drawn, strict=False):
+        loss, right = loss_of_page(run, page)
         loss.backward()
         advance(run.steppers["pages"], rate_at(step, PAGE_FALL, PAGE_RATES))
-        if progress.is_over((loss.item(), right.item())):
+        if progress.is_over(torch.stack([loss, right])):
             return False
     return True
 
@@ -87,41 +89,35 @@ def train_heads(run: Run, seed: int, before: int, total: int, clock: Clock) -> b
     """
     rank, world = distributed.get_rank(), distributed.get_world_size()
     progress = Progress(run, "heads", total, clock, ("classes", "held"), PAGES)
-    for step in range(run.steps["heads"], total):
-        loss, right = run.heads.of_page(run.batched, pages(seed, before + step, rank, world), frozen=True)
+    steps = range(run.steps["heads"], total)
+    drawn = run.stream(partial(pages, seed, part=rank, parts=world), range(before + steps.start, before + total))
+    for step, page in zip(steps, drawn, strict=False):
+        loss, right = loss_of_page(run, page, frozen=True)
         loss.backward()
         advance(run.steppers["heads"], rate_at(step, (total // 2, total), (HEAD_RATE, HEAD_RATE / 10)))
-        if progress.is_over((loss.item(), right.item())):
+        if progress.is_over(torch.stack([loss, right])):
             return False
     return True
 
 
-def loss_of_answers(run: Run, seen: Seen, batch: Batch) -> tuple[Tensor, Tensor, int]:
-    """Summed loss of a batch's answers, the same with that of the attention, and how many rows are right."""
-    labels = torch.from_numpy(batch.labels)
-    wanted = labels != IGNORED
-    logits = run.model.lm_head(seen.hidden[wanted])
-    wrong = torch.zeros_like(labels)
-    wrong[wanted] = (logits.detach().argmax(-1) != labels[wanted]).long()
-    loss = F.cross_entropy(logits, labels[wanted], reduction="sum")
-    return loss.detach(), loss + LOOKS * loss_of_looks(seen.attention, batch), int((wrong.sum(1) == 0).sum())
-
-
 def train_decoder(run: Run, folder: Path, seed: int, total: int, clock: Clock) -> bool:
     """Teach the decoder to answer from what the encoder sees; False: time is over."""
-    rank, world = distributed.get_rank(), distributed.get_world_size()
-    progress = Progress(run, "decoder", total, clock, ("loss", "right"), ROWS)
-    processor = Processor.from_pretrained(folder)
-    for step in range(run.steps["decoder"], total):
-        batches = answers(processor, seed, step, rank, world)
-        tokens = sum(int((batch.labels != IGNORED).sum()) for batch in batches)
-        record = np.zeros(2)
-        for batch in batches:
-            loss, whole, right = loss_of_answers(run, run.batched.hidden(batch, frozen=True), batch)
-            (whole / tokens).backward()
-            record += (loss.item() / tokens, right * world / ROWS)
+    rank, world, most = distributed.get_rank(), distributed.get_world_size(), limits(run)
+    progress = Progress(run, "decoder", total, clock, ("loss", "right"), ROWS[0])
+    processor, steps = Processor.from_pretrained(folder), range(run.steps["decoder"], total)
+    drawn = run.stream(partial(answers, processor, seed, part=rank, parts=world, most=most), steps)
+    for step, parts in zip(steps, drawn, strict=False):
+        tokens, rows = sum(len(text.asked) for part in parts for text in part.texts), at_step(ROWS, step) / world
+        record = torch.zeros(2, device=run.device)
+        for part in parts:
+            with torch.no_grad():
+                features = run.batched.joined(run.batched.features(part.views))
+            for text in part.texts:
+                loss, whole, right = loss_of_text(run, text, features)
+                (whole / tokens).backward()
+                record += torch.stack([loss / tokens, right / rows])
         advance(run.steppers["decoder"], rate_at(step, DECODER_FALL, DECODER_RATES))
-        if progress.is_over(record.tolist()):
+        if progress.is_over(record):
             return False
     return True
 
@@ -132,54 +128,58 @@ def train_answers(run: Run, folder: Path, seed: int, before: tuple[int, int], to
     Args:
         before: steps of pages and of questions of the stages before.
     """
-    rank, world = distributed.get_rank(), distributed.get_world_size()
-    progress = Progress(run, "answers", total, clock, ("loss", "classes", "pages", "held", "right"), ROWS)
-    processor = Processor.from_pretrained(folder)
-    for step in range(run.steps["answers"], total):
-        batches = answers(processor, seed, before[1] + step, rank, world)
-        tokens = sum(int((batch.labels != IGNORED).sum()) for batch in batches)
-        patches = sum(len(batch.patches) for batch in batches)
-        record = np.zeros(5)
-        for batch in batches:
-            seen = run.batched.hidden(batch)
-            loss, whole, right = loss_of_answers(run, seen, batch)
-            classes = loss.new_tensor(0.0)
-            if seen.features is not None and seen.encoded is not None:  # there may be questions without pictures only
-                classes = run.heads.loss(seen.encoded, seen.features, batch)[0] * len(batch.patches) / patches
-            (whole / tokens + classes).backward()
-            record += (loss.item() / tokens, classes.item(), 0, 0, right * world / ROWS)
-        page = pages(seed, before[0] + step, rank, world)
-        loss, right_share = run.heads.of_page(run.batched, page)
-        loss.backward()
-        record += (0, 0, loss.item(), right_share.item(), 0)
+    rank, world, most = distributed.get_rank(), distributed.get_world_size(), limits(run)
+    processor, steps = Processor.from_pretrained(folder), range(run.steps["answers"], total)
+    drawn = run.stream(partial(answers_and_page, processor, seed, before, part=rank, parts=world, most=most), steps)
+    size = at_step(ROWS, before[1] + steps.start)
+    progress = Progress(run, "answers", total, clock, ("loss", "right", "classes", "pages", "held"), size)
+    for step, parts in zip(steps, drawn, strict=False):
+        tokens = sum(len(text.asked) for part in parts for text in part.texts)
+        patches = sum(len(view.patches) for part in parts for view in part.views)
+        rows = at_step(ROWS, before[1] + step) / world
+        record = torch.zeros(5, device=run.device)
+        for part in parts:
+            whole, values = loss_of_part(run, part, tokens, patches)
+            whole.backward()
+            record += values
+        record[1] /= rows
         advance(run.steppers["answers"], rate_in_rounds(step, total))
-        if progress.is_over(record.tolist()):
+        if progress.is_over(record):
             return
 
 
-def check_equal(model: Any, folder: Path) -> float:
+def limits(run: Run) -> Limits:
+    return CPU if run.device == "cpu" else CUDA
+
+
+def check_equal(model: Any, folder: Path, bfloat16: bool = False) -> float:
     """Largest difference of a request's logits between the batched forward and the official one, relative to them.
 
     Differences and logits are measured by their norms. Random weights make more of rounding than trained ones.
     """
     processor = Processor.from_pretrained(folder)
     random = np.random.default_rng(1)
-    batched, worst = Batched(model), 0.0
+    device = str(model.device)
+    batched, worst = Batched(model, bfloat16), 0.0
     for mode in ("16x", "4x"):
         cases = [draw(skill, random) for skill in SKILLS]
-        rows = [make_row(processor, case, {"downsample_mode": mode}) for case in cases]
-        batch = collate(rows)
+        made = [(make_row(processor, case, {"downsample_mode": mode}), case) for case in cases]
+        made.sort(key=lambda pair: len(pair[0].ids))  # as they come in texts
+        part = on_device(collate([row for row, _ in made]), device)
         with torch.no_grad():
-            ours = model.lm_head(batched.hidden(batch).hidden)
-            for i, (row, case) in enumerate(zip(rows, cases, strict=True)):
+            features = batched.joined(batched.features(part.views))
+            ours = [out for text in part.texts for out in model.lm_head(batched.hidden(text, features).hidden)]
+            for (row, case), logits in zip(made, ours, strict=True):
                 media: dict[str, Any] = {}
                 if len(row.patches):
-                    pixels = torch.from_numpy(row.patches).view(-1, 14, 14, 3).permute(3, 1, 0, 2).reshape(1, 3, 14, -1)
+                    pixels = torch.from_numpy(row.patches).to(device).float() / 127.5 - 1
+                    pixels = pixels.view(-1, 14, 14, 3).permute(3, 1, 0, 2).reshape(1, 3, 14, -1)
                     kind = "" if case.frames is None else "_videos"
-                    sizes = torch.tensor(row.units, dtype=torch.int32)
+                    sizes = torch.tensor(row.units, dtype=torch.int32, device=device)
                     media = {f"pixel_values{kind}": pixels, f"target_sizes{kind}": sizes, "downsample_mode": mode}
-                official = model(input_ids=torch.from_numpy(row.ids[None].astype(np.int64)), **media).logits[0]
-                difference = (official - ours[i, : len(row.ids)]).norm() / official.norm()
+                ids = torch.from_numpy(row.ids[None].astype(np.int64)).to(device)
+                official = model(input_ids=ids, **media).logits[0]
+                difference = (official - logits[: len(row.ids)]).norm() / official.norm()
                 worst = max(worst, float(difference))
     return worst
 
@@ -194,12 +194,20 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=600.0, help="longest time of this run")
     processes = min(os.cpu_count() or 1, FEWEST_PAGES)
-    parser.add_argument("--processes", type=int, default=processes, help="of one thread each")
+    parser.add_argument("--processes", type=int, help=f"of one thread each ({processes}; 1 on CUDA)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the model is (cpu)")
+    parser.add_argument(
+        "--again", type=int, default=0, help="drawn steps to keep; each third step is one of them once more (0)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=0, help="processes that draw pictures ahead, for each process (0)"
+    )
     parser.add_argument("--seed", type=int, default=46)
     parser.add_argument(
         "--bfloat16",
         action="store_true",
-        help="multiply in bfloat16 on the vision side; faster on CPUs with bfloat16 instructions",
+        help="multiply in bfloat16 on the vision side, and in TF32 elsewhere on CUDA; faster on GPUs and on CPUs with "
+        "bfloat16 instructions",
     )
     parser.add_argument("--start", type=Path, help="written checkpoint to begin with")
     parser.add_argument("--export", type=Path, help="write the checkpoint that the run has reached to this folder")
@@ -207,6 +215,8 @@ def main() -> None:
         "--average", type=Path, help=f"with --export: written checkpoint that makes up {EARLIER} of its weights"
     )
     arguments = parser.parse_args()
+    if arguments.processes is None:
+        arguments.processes = processes if arguments.device == "cpu" else 1
     if arguments.average is not None and arguments.export is None:
         parser.error(f"--average {arguments.average}: give --export too")
     if not 1 <= arguments.processes <= FEWEST_PAGES:
@@ -233,10 +243,17 @@ def train(rank: int, arguments: argparse.Namespace, meeting: str) -> None:
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=arguments.processes)
     seed, before, clock = arguments.seed, (arguments.page_steps, arguments.decoder_steps), Clock(arguments.minutes)
     steps = {"pages": before[0], "decoder": before[1], "answers": ROUNDS[-1]}
-    run = Run(arguments.run, seed, arguments.start, steps, arguments.bfloat16)
+    on = {"device": arguments.device, "workers": arguments.workers, "again": arguments.again}
+    run = Run(arguments.run, seed, arguments.start, steps, arguments.bfloat16, **on)
     if rank == 0:
         print(f"{sum(p.numel() for p in run.model.parameters()):,} parameters", flush=True)
         print(f"batched against official forward: {check_equal(run.model, arguments.run):.1e}", flush=True)
+        if arguments.bfloat16:
+            worst = check_equal(run.model, arguments.run, True)
+            print(f"in bfloat16 against official forward: {worst:.1e}", flush=True)
+    torch.backends.cuda.matmul.allow_tf32 = arguments.bfloat16
+    if arguments.device == "cuda":
+        lengthen_chunks()
     distributed.barrier()
     ready = train_heads(run, seed, before[0], HEAD_STEPS, clock) and train_pages(run, seed, before[0], clock)
     if ready and train_decoder(run, arguments.run, seed, before[1], clock):
@@ -255,7 +272,7 @@ def export(run: Path, folder: Path, average: Path | None = None) -> None:
 
     write_files(folder, make_tokenizer())
     model = make_model(run)
-    model.load_state_dict(torch.load(run / "state.pt")["model"])
+    model.load_state_dict(torch.load(run / "state.pt", map_location="cpu")["model"])
     if average is not None:
         earlier = make_model(run)
         load_written(earlier, average)

@@ -26,6 +26,7 @@ from scripts.demo.slices import UNIT
 
 SMALLEST, LARGEST = 64, 640  # sides of pictures in pixels
 CAPITALS = 10  # smallest height of a capital in pixels of a unit
+SMALL_PRINT = 5  # how much larger than these the capitals of small print may be
 NOISE = np.random.default_rng(46).standard_normal(3 * 800 * 800, dtype=np.float32)  # cut anew for each picture
 
 
@@ -164,12 +165,14 @@ def print_somewhere(
     slicing: SliceOptions,
     start: int = ELSEWHERE,
     wanted: tuple[int, int] | None = None,
+    sliced: bool = False,
 ) -> Picture:
     """A picture of any size with some lines somewhere, as large as there is room for or smaller.
 
     Args:
         start: where the lines stand in the answer, if they do.
         wanted: height and width, for which the print may be smaller than it should.
+        sliced: whether the picture has slices and the print is small.
     """
     angle = random.uniform(-8, 8) if random.random() < 0.3 else 0.0
     name = any_font(random)
@@ -179,8 +182,10 @@ def print_somewhere(
         box = turned(*(side / 100 for side in extent(lines, Print(name, 100, angle, spacing))), angle)
         largest = 0.94 * min(width / box[0], height / box[1])
         smallest = CAPITALS / cap_height(name) / reduction((height, width), slicing)
-        if largest >= smallest or wanted:
+        if wanted or (largest >= smallest and not (sliced and plan_slices(height, width, slicing).grid is None)):
             break
+    if sliced:
+        largest = min(largest, SMALL_PRINT * smallest)
     smallest = min(smallest, largest)
     if random.random() < 0.05:
         smallest *= 0.8

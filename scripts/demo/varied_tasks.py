@@ -46,8 +46,9 @@ def slicing_of(random: Random, sides: Shares, whole: Shares) -> tuple[SliceOptio
     return SliceOptions(**{"scale_resolution": UNIT, **options}), options
 
 
-def draw_read(random: Random, longest: int = 7, sides: Shares = ALIKE) -> Case:
-    slicing, options = slicing_of(random, sides, (0.65, 0.2, 0.3))
+def draw_read(random: Random, longest: int = 7, sides: Shares = ALIKE, sliced: float = 0.0) -> Case:
+    slices = sliced > 0 and random.random() < sliced
+    slicing, options = slicing_of(random, sides, (0.0, 0.0, 0.0) if slices else (0.65, 0.2, 0.3))
     lines = lines_to_read(random, longest, most=2 if longest < 7 else 6)
     kind = random.random()
     asked, answer, start = "read", "\n".join(lines), 0
@@ -55,7 +56,7 @@ def draw_read(random: Random, longest: int = 7, sides: Shares = ALIKE) -> Case:
         asked, answer, start = "", UNKNOWN, ELSEWHERE
     elif kind >= 0.9:
         asked, answer, start = "object", f"the text {' '.join(lines)}", len("the text ")
-    picture = print_somewhere(random, lines, slicing, start)
+    picture = print_somewhere(random, lines, slicing, start, sliced=slices)
     question = phrasing(random, asked) if asked else unknown(random, True)
     return case("read", question, answer, picture, options=options, more=more_of_lines(random, lines, picture))
 
@@ -194,12 +195,15 @@ SKILLS: dict[str, Callable[[Random, int, Shares], Case]] = {
 }
 
 
-def draw(skill: str, random: Random, longest: int = 7, sides: Shares = ALIKE) -> Case:
+def draw(skill: str, random: Random, longest: int = 7, sides: Shares = ALIKE, sliced: float = 0.0) -> Case:
     """One case of a skill.
 
     Args:
         longest: limits the length of lines to read.
         sides: shares of the sides of units that pictures are drawn for; plain ones and clips are seen as the checkpoint
             sees them.
+        sliced: share of lines to read in small print in pictures that have slices.
     """
+    if skill == "read":
+        return draw_read(random, longest, sides, sliced)
     return SKILLS[skill](random, longest, sides)

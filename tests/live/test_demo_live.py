@@ -18,13 +18,16 @@ from support.conversions import convert_here
 
 from minicpmv46.demo import CHECKPOINT
 from scripts.demo.attention import BFloat16Attention
-from scripts.demo.batches import IGNORED, collate, make_row
+from scripts.demo.batches import Part, collate
 from scripts.demo.evaluate import ROWS, Answer, Row, answers_of_mlx, answers_of_official, slicing_of
-from scripts.demo.heads import PERIODS, covered, loss_of_looks, places_of
-from scripts.demo.model import Batched, make_model, squares
+from scripts.demo.heads import PERIODS, loss_of_looks, waves_of
+from scripts.demo.model import Batched, make_model
 from scripts.demo.optimization import RATES, ROUNDS, rate_in_rounds
+from scripts.demo.order import middles_of_tokens, token_order
 from scripts.demo.plain_tasks import draw_plain
+from scripts.demo.rows import make_row
 from scripts.demo.run import HEAD_STEPS, load_written
+from scripts.demo.stream import on_device
 from scripts.demo.train import EARLIER
 
 CASES = 3
@@ -52,18 +55,6 @@ def test_same_text(official: Answer, ours: Answer, row: Row) -> None:
         assert ours(case, row.options) == official(case, row.options), f"case {i}: {case.question}"
 
 
-def test_training_knows_which_patches_a_token_covers() -> None:
-    """Against the windows that the forward joins: once for the merger, before it for the window merger in 16x."""
-    groups = [(2, (8, 12)), (1, (12, 4))]
-    places = torch.arange(2 * 96 + 48)[:, None]
-    once = squares(places, groups).flatten(1)
-    twice = squares(once, [(count, (rows // 2, cols // 2)) for count, (rows, cols) in groups]).flatten(1)
-    for n, joined in ((2, once), (4, twice)):
-        told = covered(places, groups, n)
-        assert told.shape == (len(places) // n**2, n**2)
-        assert torch.equal(told.sort(dim=-1).values, joined.sort(dim=-1).values)
-
-
 def train(*arguments: str) -> str:
     command = [sys.executable, str(TRAIN), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -72,33 +63,34 @@ def train(*arguments: str) -> str:
 
 
 def test_training_knows_where_tokens_stand() -> None:
-    """Against the places of the patches that the forward joins."""
-    groups = [(2, (8, 12)), (1, (12, 4))]
-    middles = [torch.cartesian_prod(*((torch.arange(n) + 0.5) / n for n in grid)) for _, grid in groups]
-    patches = torch.cat([middle.repeat(count, 1) for middle, (count, _) in zip(middles, groups, strict=True)])
-    for n in (2, 4):
-        joined, units = patches, groups
-        for _ in range(n // 2):
-            joined = squares(joined, units).mean(1)
-            units = [(count, (rows // 2, cols // 2)) for count, (rows, cols) in units]
-        told = places_of(groups, n).view(len(joined), 2, 2, len(PERIODS))
-        for i, period in enumerate(PERIODS):
-            angles = 2 * torch.pi * joined / period
-            torch.testing.assert_close(told[..., i], torch.stack([angles.sin(), angles.cos()], dim=-1))
+    """As sines and cosines of the middle of the patches that each token joins."""
+    for grid in ((8, 12), (12, 4)):
+        middles = torch.cartesian_prod(*((torch.arange(n) + 0.5) / n for n in grid))
+        for n in (2, 4):
+            joined = middles[torch.from_numpy(token_order(grid, n))].view(-1, n * n, 2).mean(1)
+            told = waves_of(torch.from_numpy(middles_of_tokens(grid, n)).float()).view(len(joined), 2, 2, len(PERIODS))
+            for i, period in enumerate(PERIODS):
+                angles = 2 * torch.pi * joined / period
+                torch.testing.assert_close(told[..., i], torch.stack([angles.sin(), angles.cos()], dim=-1))
+
+
+def lines_of(count: int, mode: str = "16x") -> Part:
+    """Requests about plain lines."""
+    processor = load(str(CHECKPOINT))[1]
+    cases = [draw_plain("read", np.random.default_rng(seed)) for seed in range(count)]
+    return on_device(collate([make_row(processor, case, {"downsample_mode": mode}) for case in cases]), "cpu")
 
 
 def test_training_looks_at_what_is_read() -> None:
     """The loss of the attention is 0 where all of it is on the right tokens, of the right rows, and high elsewhere."""
-    processor = load(str(CHECKPOINT))[1]
-    cases = [draw_plain("read", np.random.default_rng(seed)) for seed in range(3)]
-    batch = collate([make_row(processor, case, {}) for case in cases])
-    length = batch.ids.shape[1]
-    right = torch.zeros(len(cases), 4, length, length)
-    for row, at, token in batch.looks:
+    [text] = lines_of(3).texts
+    rows, length = text.ids.shape
+    right = torch.zeros(rows, 4, length, length)
+    for row, at, token in text.looks:
         right[row, :, at, token] = 1
     right /= right.sum(-1, keepdim=True).clamp_min(1)
-    assert loss_of_looks(right, batch).abs() < 1e-3
-    assert loss_of_looks(right.flip(0), batch) > 10
+    assert loss_of_looks(right, text).abs() < 1e-3
+    assert loss_of_looks(right.flip(0), text) > 10
 
 
 def test_attention_in_bfloat16() -> None:
@@ -119,16 +111,15 @@ def test_attention_in_bfloat16() -> None:
 @pytest.mark.parametrize("mode", ["16x", "4x"])
 def test_training_in_bfloat16(mode: str) -> None:
     """With the vision side in bfloat16 the gradients of all weights point where they do in float32."""
-    processor = load(str(CHECKPOINT))[1]
-    cases = [draw_plain("read", np.random.default_rng(seed)) for seed in range(3)]
-    batch = collate([make_row(processor, case, {"downsample_mode": mode}) for case in cases])
+    part = lines_of(3, mode)
     model = make_model(CHECKPOINT)
     load_written(model, CHECKPOINT)
-    labels, gradients = torch.from_numpy(batch.labels), []
+    [text], gradients = part.texts, []
     for bfloat16 in (False, True):
-        hidden = Batched(model, bfloat16=bfloat16).hidden(batch).hidden[labels != IGNORED]
+        batched = Batched(model, bfloat16=bfloat16)
+        hidden = batched.hidden(text, batched.joined(batched.features(part.views))).hidden.flatten(0, 1)[text.asked]
         model.zero_grad()
-        torch.nn.functional.cross_entropy(model.lm_head(hidden), labels[labels != IGNORED]).backward()
+        torch.nn.functional.cross_entropy(model.lm_head(hidden), text.labels.flatten()[text.asked]).backward()
         gradients.append({name: p.grad.flatten() for name, p in model.named_parameters() if p.grad is not None})
     patches = next(name for name in gradients[0] if name.endswith("patch_embedding.weight"))
     assert not torch.equal(gradients[0][patches], gradients[1][patches])  # it is computed in bfloat16

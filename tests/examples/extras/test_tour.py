@@ -41,5 +41,5 @@ def test_answers() -> None:
     import nbformat
 
     said = "\n".join(texts(nbformat.read(TOUR, as_version=4)))
-    for answer in ("'K7RM2'", "['a blue star', 'a red circle']", "'right'", "80 visual tokens, answer 'T5X'"):
+    for answer in ("'K7RM2'", "['a blue star', 'a red circle']", "'right'", "320 visual tokens, answer 'T5X'"):
         assert answer in said
