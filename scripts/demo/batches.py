@@ -73,7 +73,7 @@ class Unit(NamedTuple):
 
 
 class View(NamedTuple):
-    """Units that are encoded together, in the order of `token_order`.
+    """Units of one mode, the smallest first, with the parts of each in the order of `token_order`.
 
     Attributes:
         patches: bytes, [patches of all units, 14 * 14 * 3].
@@ -133,7 +133,7 @@ class Part(NamedTuple):
 
 
 def view_of(units: list[Unit], merge: bool) -> View:
-    """Units of one mode, the smallest first."""
+    """Units of one mode, which come with the smallest first."""
     n = 4 if merge else 2
     orders = [token_order(unit.grid, n) for unit in units]
     cells = [token_order((2 * unit.grid[0] // n, 2 * unit.grid[1] // n), 2) for unit in units]
@@ -166,7 +166,7 @@ def units_of(row: Row, text: int, start: int) -> list[Unit]:
 
 
 def text_of(rows: list[Row], places: np.ndarray, tokens: np.ndarray) -> Text:
-    """Prompts and answers as tensors.
+    """Prompts and answers of rows, right-padded.
 
     Args:
         places, tokens: as `Text` has them.

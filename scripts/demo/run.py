@@ -54,7 +54,7 @@ class Run:
         steps: of the stages that the checkpoint has had.
         bfloat16: whether the vision side multiplies in bfloat16, as in `Batched`.
         device: "cpu" or "cuda".
-        workers, again: processes that draw ahead, and after how many steps a step is repeated, as in `stream`.
+        workers, again: processes that draw ahead, and how many drawn steps are kept to be repeated, as in `stream`.
     """
 
     def __init__(
