@@ -217,6 +217,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.processes is None:
         arguments.processes = processes if arguments.device == "cpu" else 1
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU here; leave the option out to train on the CPU")
     if arguments.average is not None and arguments.export is None:
         parser.error(f"--average {arguments.average}: give --export too")
     if not 1 <= arguments.processes <= FEWEST_PAGES:
