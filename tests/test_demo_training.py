@@ -17,10 +17,10 @@ from PIL import Image
 from minicpmv46 import demo
 from minicpmv46.processing import Processor
 from minicpmv46.slicing import SliceOptions, plan_slices
-from scripts.demo.batches import CPU, CUDA, pages, parts_of_rows
+from scripts.demo.batches import CPU, CUDA, Unit, pages, parts_of_rows, view_of
 from scripts.demo.drawing import CHARACTERS, COLOURS, ELSEWHERE, KINDS, SHAPES, parts_of
 from scripts.demo.labels import CELL_SLOTS, IGNORED, PATCH, POINTS, SLOTS, patch_classes
-from scripts.demo.mixture import FEWEST_PAGES, SLICED, at_step, options_of
+from scripts.demo.mixture import FEWEST_PAGES, options_of
 from scripts.demo.order import token_order
 from scripts.demo.plain_tasks import DIRECTIONS, draw_plain
 from scripts.demo.questions import FURTHER
@@ -251,15 +251,43 @@ def test_training_asks_further_questions(loaded: Loaded) -> None:
 
 
 def test_training_draws_small_print_in_slices() -> None:
-    """In a share of lines to read, which the step decides, for units of every side."""
-    for share, least in ((0.0, 0), (1.0, 20)):
-        sliced = 0
+    """Where it is asked for, all pictures have slices, and print is small in them; elsewhere some have and some is."""
+    for share in (0.0, 1.0):
+        sliced, heights = 0, []
         for seed in range(20):
             case = draw("read", np.random.default_rng(seed), sliced=share)
             slicing = SliceOptions(**{"scale_resolution": UNIT, **case.options})
-            sliced += plan_slices(*case.labels[0].shape, slicing).grid is not None
-        assert (sliced == 20) == (share == 1.0) and sliced >= least
-    assert at_step(SLICED, 0) == 0
+            [labels] = case.labels
+            plan = plan_slices(*labels.shape, slicing)
+            sliced += plan.grid is not None
+            places = parts_of(labels)[2]
+            tall = max(np.ptp(np.nonzero(places == place)[0]) for place in np.unique(places[places > 0]))
+            heights.append(tall * (plan.refined or plan.overview)[0] / labels.shape[0])
+        assert (sliced == 20) == (share == 1.0)
+        assert (max(heights) < 70) == (share == 1.0)
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_training_keeps_labels_with_what_they_label(n: int) -> None:
+    """Whatever is told of a patch, a cell or a token stands where it stands."""
+    grid = rows, cols = 8, 12
+    unit = np.arange(rows * cols)
+    cells = np.arange(4 * rows * cols // n**2)  # in reading order, twice as many rows and columns as tokens
+    tokens = np.arange(rows * cols // n**2)
+    drawn = Unit(grid, unit[:, None].astype(np.uint8), unit[:, None], tokens[:, None], cells[:, None], 0, tokens)
+    view = view_of([drawn, drawn], n == 4)
+    assert view.groups == [(2, rows * cols)]
+    patch = view.patches[:, 0].astype(np.int64)
+    row, col = np.divmod(patch, cols)
+    np.testing.assert_array_equal(view.classes[:, 0], patch)
+    np.testing.assert_array_equal(view.positions, row * 32 // rows * 32 + col * 32 // cols)
+    of_cell = (row // (n // 2) * (2 * cols // n) + col // (n // 2)).reshape(len(view.cells), -1)
+    np.testing.assert_array_equal(of_cell, np.broadcast_to(view.cells, of_cell.shape))
+    of_token = (row // n * (cols // n) + col // n).reshape(len(view.told), -1)
+    np.testing.assert_array_equal(of_token, np.broadcast_to(view.told, of_token.shape))
+    y, x = ((part + 0.5) / side for part, side in ((row, rows), (col, cols)))
+    middles = np.stack([y, x], axis=1).reshape(len(view.told), -1, 2).mean(axis=1)
+    np.testing.assert_allclose(view.middles, middles, atol=1e-6)
 
 
 def test_training_tells_where_an_object_moves() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from scripts.demo.cases import Case
 from scripts.demo.drawing import Random
-from scripts.demo.slices import UNIT, UNITS, Shares
+from scripts.demo.slices import UNITS, Shares
 
 T = TypeVar("T")
 
@@ -71,9 +71,9 @@ PAGES_OF_UNITS: dict[int, Shares] = {
 FEWEST_PAGES = 8  # of a step, which has units of the largest side; no more processes can share it
 WIDE_PAGES = {0: 6, 23050: 3, 23550: 2}  # from a step of pages on, one step of so many is in 4x
 LONGEST_FROM = 1500  # the step at which words reach their full length
-# Shares of requests in 4x, whose many tokens cost time: of clips, of plain pictures, and of others by the side of their
-# units. Some plain pictures in 4x are seen in the smallest units.
-CLIP_WIDE, PLAIN_WIDE, WIDE = 0.05, 0.8, {224: 0.2, 336: 0.2, 448: 0.2}
+# Shares of requests in 4x, whose many tokens cost time: of clips, of plain pictures, and of others. Some plain pictures
+# in 4x are seen in the smallest units.
+CLIP_WIDE, PLAIN_WIDE, WIDE = 0.05, 0.8, 0.2
 SMALL_PLAIN_WIDE = 0.05
 
 
@@ -101,10 +101,8 @@ def longest_at(step: int) -> int:
 
 def options_of(random: Random, skill: str, case: Case) -> dict[str, Any]:
     """Mode, units and slices of a training request; 4x mostly without slices."""
-    if case.frames is not None:
-        share = CLIP_WIDE
-    else:
-        share = PLAIN_WIDE if skill == "plain" else WIDE[case.options.get("scale_resolution", UNIT)]
+    of_picture = PLAIN_WIDE if skill == "plain" else WIDE
+    share = of_picture if case.frames is None else CLIP_WIDE
     if random.random() >= share:
         return {"downsample_mode": "16x"}
     options: dict[str, Any] = {"downsample_mode": "4x"}

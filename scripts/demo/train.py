@@ -219,6 +219,8 @@ def main() -> None:
         arguments.processes = processes if arguments.device == "cpu" else 1
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU here; leave the option out to train on the CPU")
+    if arguments.device == "cuda" and arguments.processes > 1:
+        parser.error(f"--processes {arguments.processes}: on CUDA one computes; give --workers to draw with more")
     if arguments.average is not None and arguments.export is None:
         parser.error(f"--average {arguments.average}: give --export too")
     if not 1 <= arguments.processes <= FEWEST_PAGES:
@@ -245,8 +247,16 @@ def train(rank: int, arguments: argparse.Namespace, meeting: str) -> None:
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=arguments.processes)
     seed, before, clock = arguments.seed, (arguments.page_steps, arguments.decoder_steps), Clock(arguments.minutes)
     steps = {"pages": before[0], "decoder": before[1], "answers": ROUNDS[-1]}
-    on = {"device": arguments.device, "workers": arguments.workers, "again": arguments.again}
-    run = Run(arguments.run, seed, arguments.start, steps, arguments.bfloat16, **on)
+    run = Run(
+        arguments.run,
+        seed,
+        arguments.start,
+        steps,
+        arguments.bfloat16,
+        arguments.device,
+        arguments.workers,
+        arguments.again,
+    )
     if rank == 0:
         print(f"{sum(p.numel() for p in run.model.parameters()):,} parameters", flush=True)
         print(f"batched against official forward: {check_equal(run.model, arguments.run):.1e}", flush=True)

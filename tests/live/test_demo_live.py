@@ -16,6 +16,7 @@ import torch
 from mlx_vlm import load
 from safetensors.torch import load_file
 from support.conversions import convert_here
+from transformers.models.qwen3_5 import modeling_qwen3_5
 
 from minicpmv46.demo import CHECKPOINT
 from scripts.demo.attention import BFloat16Attention
@@ -23,7 +24,7 @@ from scripts.demo.batches import Part, collate, pages
 from scripts.demo.evaluate import ROWS, Answer, Row, answers_of_mlx, answers_of_official, slicing_of
 from scripts.demo.heads import PERIODS, loss_of_looks, waves_of
 from scripts.demo.mixture import FEWEST_PAGES
-from scripts.demo.model import Batched, make_model
+from scripts.demo.model import Batched, lengthen_chunks, make_model
 from scripts.demo.optimization import RATES, ROUNDS, rate_in_rounds
 from scripts.demo.order import middles_of_tokens, token_order
 from scripts.demo.plain_tasks import draw_plain
@@ -105,6 +106,18 @@ def test_training_repeats_what_it_keeps() -> None:
         assert torch.equal(one.patches, other.patches) and torch.equal(one.told, other.told)
     order = [next(i for i, one in enumerate(alone) if torch.equal(one.patches, view.patches)) for view in again]
     assert order == [0, 1, 2, 3, 4, 5, 1, 6, 7, 3, 8, 9]
+
+
+def test_longer_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They change how the official linear attention computes, and not what."""
+    official = modeling_qwen3_5.torch_chunk_gated_delta_rule
+    monkeypatch.setattr(modeling_qwen3_5, "torch_chunk_gated_delta_rule", official)  # put back after the test
+    torch.manual_seed(46)
+    inputs = [torch.randn(2, 300, 4, 32) for _ in range(3)]
+    options = {"g": -torch.rand(2, 300, 4), "beta": torch.rand(2, 300, 4), "use_qk_l2norm_in_kernel": True}
+    lengthen_chunks()
+    short, long = (f(*inputs, **options)[0] for f in (official, modeling_qwen3_5.torch_chunk_gated_delta_rule))
+    assert 0 < (long - short).norm() < 1e-5 * short.norm()
 
 
 def test_attention_in_bfloat16() -> None:
