@@ -18,6 +18,7 @@ from minicpmv46 import demo
 from minicpmv46.processing import Processor
 from minicpmv46.slicing import SliceOptions, plan_slices
 from scripts.demo.batches import CPU, CUDA, Unit, pages, parts_of_rows, view_of
+from scripts.demo.cases import Wanted
 from scripts.demo.drawing import CHARACTERS, COLOURS, ELSEWHERE, KINDS, SHAPES, parts_of
 from scripts.demo.labels import CELL_SLOTS, IGNORED, PATCH, POINTS, SLOTS, patch_classes
 from scripts.demo.mixture import FEWEST_PAGES, options_of
@@ -26,6 +27,7 @@ from scripts.demo.plain_tasks import DIRECTIONS, draw_plain
 from scripts.demo.questions import FURTHER
 from scripts.demo.rows import make_row
 from scripts.demo.slices import FRAME, UNIT, UNITS
+from scripts.demo.varied_print import across_a_border
 from scripts.demo.varied_tasks import SKILLS, draw
 
 Loaded = tuple[Any, Any]
@@ -250,21 +252,41 @@ def test_training_asks_further_questions(loaded: Loaded) -> None:
         np.testing.assert_array_equal(row.ids[predicted + 1], row.labels[predicted])
 
 
-def test_training_draws_small_print_in_slices() -> None:
-    """Where it is asked for, all pictures have slices, and print is small in them; elsewhere some have and some is."""
+def test_training_draws_lines_in_slices() -> None:
+    """Where it is asked for: pictures have slices, most lines are across their borders, and print is of any size."""
+    found = {}
     for share in (0.0, 1.0):
-        sliced, heights = 0, []
-        for seed in range(20):
-            case = draw("read", np.random.default_rng(seed), sliced=share)
-            slicing = SliceOptions(**{"scale_resolution": UNIT, **case.options})
+        sliced, across, heights = 0, 0, []
+        for seed in range(60):
+            case = draw("read", np.random.default_rng(seed), Wanted(sliced=share))
             [labels] = case.labels
-            plan = plan_slices(*labels.shape, slicing)
-            sliced += plan.grid is not None
+            plan = plan_slices(*labels.shape, SliceOptions(**{"scale_resolution": UNIT, **case.options}))
+            if plan.grid is None or plan.refined is None:
+                continue
+            sliced += 1
             places = parts_of(labels)[2]
             tall = max(np.ptp(np.nonzero(places == place)[0]) for place in np.unique(places[places > 0]))
-            heights.append(tall * (plan.refined or plan.overview)[0] / labels.shape[0])
-        assert (sliced == 20) == (share == 1.0)
-        assert (max(heights) < 70) == (share == 1.0)
+            heights.append(tall * plan.refined[0] / labels.shape[0])
+            at = zip(np.nonzero(places), plan.grid, labels.shape, strict=True)
+            across += max(len(set(pixels * count // side)) for pixels, count, side in at) > 1
+        found[share] = sliced, across
+    assert found[1.0][0] == 60 > 2 * found[0.0][0]
+    assert found[1.0][1] >= 45 > 2 * found[0.0][1]
+    assert min(heights) < 15 and max(heights) > 100
+
+
+def test_training_cuts_print_at_any_border() -> None:
+    """Where there is room, the border goes through the print, and it stays in the picture."""
+    slicing = SliceOptions(scale_resolution=112)
+    size = width, height = 400, 300
+    rows, cols = plan_slices(height, width, slicing).grid or (1, 1)
+    borders = {(0, width * i / cols) for i in range(1, cols)} | {(1, height * i / rows) for i in range(1, rows)}
+    cut = set()
+    for seed in range(200):
+        x, y = across_a_border(np.random.default_rng(seed), (90.0, 60.0), (160.0, 40.0), size, slicing)
+        assert 80 <= x <= width - 80 and 20 <= y <= height - 20 and (x == 90 or y == 60)
+        cut |= {(axis, at) for axis, at in borders if abs((x, y)[axis] - at) <= (80, 20)[axis]}
+    assert cut == borders and len(borders) == rows + cols - 2 > 2
 
 
 @pytest.mark.parametrize("n", [2, 4])

@@ -13,6 +13,7 @@ import numpy as np
 from minicpmv46.image import patchify
 from minicpmv46.processing import Processor
 from minicpmv46.slicing import SliceOptions
+from scripts.demo.cases import Wanted
 from scripts.demo.labels import (
     IGNORED,
     PATCH,
@@ -233,7 +234,7 @@ def answers(processor: Processor, seed: int, step: int, part: int, parts: int, m
         random = np.random.default_rng([seed, 2, step, i])
         skill = skill_of(step, (i + 0.5) / count)
         longest = longest_at(step) if random.random() < 0.9 else 7
-        case = draw(skill, random, longest, sides_of(step, skill), at_step(SLICED, step))
+        case = draw(skill, random, Wanted(longest, sides_of(step, skill), at_step(SLICED, step)))
         rows.append(make_row(processor, case, options_of(random, skill, case)))
     return parts_of_rows(rows, most)
 

@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from scripts.demo.slices import ALIKE, Shares
+
 Turns = tuple[tuple[str, str], ...]  # questions with their answers
+
+
+class Wanted(NamedTuple):
+    """What a drawn case should have; a skill that has none of it draws as it would without.
+
+    Attributes:
+        longest: limits the length of lines to read.
+        sides: shares of the sides of units that pictures are drawn for; plain ones and clips are seen as the checkpoint
+            sees them.
+        sliced: share of lines to read in pictures that have slices, often in small print or across their borders.
+    """
+
+    longest: int = 7
+    sides: Shares = ALIKE
+    sliced: float = 0.0
+
+
+ANY = Wanted()
 
 
 @dataclass(frozen=True)

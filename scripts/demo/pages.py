@@ -13,7 +13,8 @@ from scripts.demo.drawing import CHARACTERS, Picture, Random, label, pick
 from scripts.demo.fonts import PILLOW, cap_height, font
 from scripts.demo.lines import lines_to_read
 from scripts.demo.slices import UNITS
-from scripts.demo.varied import any_font, canvas, degraded, log_uniform, objects, print_somewhere, thing
+from scripts.demo.varied import any_font, canvas, degraded, log_uniform, objects, thing
+from scripts.demo.varied_print import print_somewhere
 
 PRINT = 13, 220  # pixels to the em in a unit of the smallest side; in larger ones print may be as much larger
 OBJECTS, FEW_LINES = 0.15, 0.35  # shares of pages with objects, and with a line or two as pictures to read have them

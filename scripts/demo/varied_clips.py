@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from scripts.demo.cases import Case, Turns
+from scripts.demo.cases import Case, Turns, Wanted
 from scripts.demo.colours import jitter, paper_for, shade_on
 from scripts.demo.drawing import COLOURS, SHAPES, Picture, Random, label, named, pick
 from scripts.demo.plain_tasks import DIRECTIONS
 from scripts.demo.questions import further, phrasing
-from scripts.demo.slices import ALIKE, FRAME, ONE, Shares
+from scripts.demo.slices import FRAME, ONE
 from scripts.demo.varied import canvas, degrade, draw_object, log_uniform, size_of_picture, thing
 
 
-def draw_varied_clip(random: Random, _: int, __: Shares = ALIKE) -> Case:
+def draw_varied_clip(random: Random, _: Wanted) -> Case:
     kind = pick(random, ("direction", "direction", "first colour", "last colour", "flashes"))
     sliced = random.random() < 0.12
     while True:

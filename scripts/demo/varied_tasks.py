@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 
 from minicpmv46.slicing import SliceOptions
-from scripts.demo.cases import Case, Turns
+from scripts.demo.cases import ANY, Case, Turns, Wanted
 from scripts.demo.drawing import COLOURS, ELSEWHERE, SHAPES, Picture, Random, named, pick
 from scripts.demo.labels import columns_of
 from scripts.demo.lines import lines_to_read, more_of_lines
 from scripts.demo.plain_tasks import draw_clip, draw_plain, draw_text, draw_two
 from scripts.demo.questions import MORE_FACTS, MORE_SUMS, NO_PICTURE, PHRASINGS, UNKNOWN, further, phrasing, unknown
-from scripts.demo.slices import ALIKE, ONE, UNIT, UNITS, Shares
-from scripts.demo.varied import objects, print_somewhere, size_of_picture, thing
+from scripts.demo.slices import ONE, UNIT, UNITS, Shares
+from scripts.demo.varied import objects, size_of_picture, thing
 from scripts.demo.varied_clips import draw_varied_clip
+from scripts.demo.varied_print import print_somewhere
 
 PARTS = "shape", "colour"  # of what is told of an object
 
@@ -46,10 +47,10 @@ def slicing_of(random: Random, sides: Shares, whole: Shares) -> tuple[SliceOptio
     return SliceOptions(**{"scale_resolution": UNIT, **options}), options
 
 
-def draw_read(random: Random, longest: int = 7, sides: Shares = ALIKE, sliced: float = 0.0) -> Case:
-    slices = sliced > 0 and random.random() < sliced
-    slicing, options = slicing_of(random, sides, (0.0, 0.0, 0.0) if slices else (0.65, 0.2, 0.3))
-    lines = lines_to_read(random, longest, most=2 if longest < 7 else 6)
+def draw_read(random: Random, wanted: Wanted) -> Case:
+    slices = wanted.sliced > 0 and random.random() < wanted.sliced
+    slicing, options = slicing_of(random, wanted.sides, (0.0, 0.0, 0.0) if slices else (0.65, 0.2, 0.3))
+    lines = lines_to_read(random, wanted.longest, most=2 if wanted.longest < 7 else 6)
     kind = random.random()
     asked, answer, start = "read", "\n".join(lines), 0
     if kind >= 0.95:
@@ -61,8 +62,8 @@ def draw_read(random: Random, longest: int = 7, sides: Shares = ALIKE, sliced: f
     return case("read", question, answer, picture, options=options, more=more_of_lines(random, lines, picture))
 
 
-def draw_one(random: Random, _: int, sides: Shares = ALIKE) -> Case:
-    slicing, options = slicing_of(random, sides, (0.9, 0.8, 0.7))
+def draw_one(random: Random, wanted: Wanted) -> Case:
+    slicing, options = slicing_of(random, wanted.sides, (0.9, 0.8, 0.7))
     shape, colour = thing(random)
     picture = objects(random, size_of_picture(random), [(shape, colour)], slicing)
     asked = pick(random, ("colour", "shape", "object", "object"))
@@ -85,8 +86,8 @@ def some(random: Random, count: int) -> list[tuple[str, str]]:
     return things
 
 
-def draw_count(random: Random, _: int, sides: Shares = ALIKE) -> Case:
-    slicing, options = slicing_of(random, sides, (0.75, 0.6, 0.7))
+def draw_count(random: Random, wanted: Wanted) -> Case:
+    slicing, options = slicing_of(random, wanted.sides, (0.75, 0.6, 0.7))
     count = int(random.integers(1, 7))
     things = some(random, count)
     picture = objects(random, size_of_picture(random), things, slicing)
@@ -112,11 +113,11 @@ def more_counts(random: Random, things: list[tuple[str, str]], picture: Picture)
     return tuple(turns[int(i)] for i in random.permutation(len(turns)))
 
 
-def draw_pair(random: Random, longest: int, sides: Shares = ALIKE) -> Case:
-    slicing, options = slicing_of(random, sides, (0.8, 0.75, 0.7))
+def draw_pair(random: Random, wanted: Wanted) -> Case:
+    slicing, options = slicing_of(random, wanted.sides, (0.8, 0.75, 0.7))
     asked = pick(random, ("more", "same", "same", "same", "second", "first", "text"))
     if asked == "text":
-        texts = [lines_to_read(random, longest) for _ in range(2)]
+        texts = [lines_to_read(random, wanted.longest) for _ in range(2)]
         which = pick(random, ("first", "second"))
         starts = (0, ELSEWHERE) if which == "first" else (ELSEWHERE, 0)
         pictures = [print_somewhere(random, lines, slicing, at) for lines, at in zip(texts, starts, strict=True)]
@@ -153,7 +154,7 @@ def about_two(
     return case("two", *turns[0], *pictures, options=options, more=tuple(turns[1:]))
 
 
-def draw_words(random: Random, _: int, __: Shares = ALIKE) -> Case:
+def draw_words(random: Random, _: Wanted) -> Case:
     """Facts, sums, and questions that have no answer here."""
     first, *others = (one_of_words(random) for _ in range(3))
     return replace(first, more=tuple((other.question, other.answer) for other in others))
@@ -175,16 +176,16 @@ def one_of_words(random: Random) -> Case:
     return Case("text", unknown(random, False), UNKNOWN)
 
 
-def draw_any_plain(random: Random, longest: int, _: Shares = ALIKE) -> Case:
+def draw_any_plain(random: Random, wanted: Wanted) -> Case:
     """A case of the plain skills, the hard ones more often."""
     kinds = (*("read",) * 8, "small", "object", "count", "two", "same", "moving")
     skill = pick(random, kinds)
     if skill == "same":
         return draw_two(random, ("same",))
-    return draw_clip(random, ("direction",)) if skill == "moving" else draw_plain(skill, random, longest)
+    return draw_clip(random, ("direction",)) if skill == "moving" else draw_plain(skill, random, wanted.longest)
 
 
-SKILLS: dict[str, Callable[[Random, int, Shares], Case]] = {
+SKILLS: dict[str, Callable[[Random, Wanted], Case]] = {
     "read": draw_read,
     "object": draw_one,
     "count": draw_count,
@@ -195,15 +196,6 @@ SKILLS: dict[str, Callable[[Random, int, Shares], Case]] = {
 }
 
 
-def draw(skill: str, random: Random, longest: int = 7, sides: Shares = ALIKE, sliced: float = 0.0) -> Case:
-    """One case of a skill.
-
-    Args:
-        longest: limits the length of lines to read.
-        sides: shares of the sides of units that pictures are drawn for; plain ones and clips are seen as the checkpoint
-            sees them.
-        sliced: share of lines to read in small print in pictures that have slices.
-    """
-    if skill == "read":
-        return draw_read(random, longest, sides, sliced)
-    return SKILLS[skill](random, longest, sides)
+def draw(skill: str, random: Random, wanted: Wanted = ANY) -> Case:
+    """One case of a skill."""
+    return SKILLS[skill](random, wanted)
