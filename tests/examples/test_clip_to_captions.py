@@ -24,6 +24,10 @@ ASKED = (
     "Which letters and digits are in the picture?",
     "What colours do you see?",
     "Describe this image.",
+    "How many objects are there?",
+    "Which characters are in the picture?",
+    "What happens?",
+    "How many flashes are there?",
 )
 
 
