@@ -26,7 +26,7 @@ class Rows:
 
     def __init__(self, output: Path, settings: dict[str, Any]) -> None:
         self.path = output.with_name(output.name + ".rows.jsonl")
-        self.rows: list[dict[str, Any]] = []
+        rows: list[dict[str, Any]] = []
         if self.path.exists():
             first, *lines = self.path.read_text("utf-8").split("\n")[:-1] or [json.dumps(settings)]
             if lines and json.loads(first) != settings:
@@ -34,20 +34,24 @@ class Rows:
                     f"{self.path} has rows of an earlier run with other settings:\n  then {first}\n  now  "
                     f"{json.dumps(settings)}\nDelete it to start anew, or write to another file with -o."
                 )
-            self.rows = [row for row in map(json.loads, lines) if not row.get("error")]
+            rows = [row for row in map(json.loads, lines) if not row.get("error")]
         elif output.exists():
             sys.exit(f"{output} exists and is of no earlier run ({self.path} is not there): choose another -o")
         # Written anew without the errors and without a last line that a killed run left half written.
-        write_whole(self.path, "".join(json.dumps(line) + "\n" for line in (settings, *self.rows)))
+        write_whole(self.path, "".join(json.dumps(line) + "\n" for line in (settings, *rows)))
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows on the disk. There is no second list, since Ctrl-C could come between the write and its update."""
+        _, *lines = self.path.read_text("utf-8").split("\n")[:-1]
+        return [json.loads(line) for line in lines]
 
     def add(self, rows: Iterable[dict[str, Any]]) -> None:
         """Keep more rows; on return they are on the disk."""
-        added = list(rows)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(row) + "\n" for row in added))
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
             file.flush()
             os.fsync(file.fileno())
-        self.rows += added
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -242,6 +243,8 @@ def train(rank: int, arguments: argparse.Namespace, meeting: str) -> None:
 
     It goes on from the state in `run` where there is one.
     """
+    # torch sends SIGINT when the parent ends. A shell that runs a command in the background has it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=arguments.processes)

@@ -1,5 +1,6 @@
 """The demo checkpoint against the official implementation, and its training: started, stopped, gone on, written."""
 
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -25,7 +26,7 @@ from scripts.demo.evaluate import ROWS, Answer, Row, answers_of_mlx, answers_of_
 from scripts.demo.heads import PERIODS, loss_of_looks, waves_of
 from scripts.demo.mixture import FEWEST_PAGES
 from scripts.demo.model import Batched, lengthen_chunks, make_model
-from scripts.demo.optimization import RATES, ROUNDS, rate_in_rounds
+from scripts.demo.optimization import FALLS, RATES, ROUNDS, rate_in_rounds
 from scripts.demo.order import middles_of_tokens, token_order
 from scripts.demo.plain_tasks import draw_plain
 from scripts.demo.rows import make_row
@@ -198,12 +199,27 @@ def test_training_begins_with_a_checkpoint(tmp_path: Path) -> None:
         assert torch.equal(begun[name], weight.float()), name
 
 
+def test_training_ends_with_its_command(tmp_path: Path) -> None:
+    """Its processes end when it is killed, also where a shell has made them ignore Ctrl-C."""
+    ignored = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    command, pipe = [sys.executable, str(TRAIN), str(tmp_path)], subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True, preexec_fn=ignored) as process:
+        assert process.stdout is not None
+        assert "parameters" in process.stdout.readline()
+        process.kill()
+        process.communicate(timeout=60)  # until no process has its output open
+
+
 def test_rate_falls_and_begins_anew() -> None:
-    """In each round it is 0 at the end; a round that the last step cuts off ends there."""
+    """In each round it rises for 100 steps and is 0 at the end; a round that the last step cuts off ends there.
+
+    A short round falls while it rises: its peak is what is left of the rate after the rise.
+    """
     begins, ends = (0, *ROUNDS), (*ROUNDS, ROUNDS[-1] + 2000)
-    for begin, end, rate in zip(begins, ends, RATES, strict=True):
+    for begin, end, rate, fall in zip(begins, ends, RATES, FALLS, strict=True):
         rates = [rate_in_rounds(step, ends[-1]) for step in range(begin, end)]
         assert rates[0] == pytest.approx(rate / 100)
         assert rates[-1] < 0.01 * rate
-        assert (0.95 if end - begin > 900 else 0.85) * rate < max(rates) <= rate  # a short round falls while it rises
+        left = (end - begin - 99) / (fall * (end - begin))
+        assert max(rates) == pytest.approx(rate * min(left, 1), rel=0.005)
     assert rate_in_rounds(999, 1000) < 0.01 * RATES[0]
