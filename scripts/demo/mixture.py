@@ -30,6 +30,7 @@ SHARES = {
     14570: {"read": 0.50, "object": 0.06, "count": 0.11, "two": 0.04, "clip": 0.03, "text": 0.02, "plain": 0.24},
     15580: {"read": 0.50, "object": 0.04, "count": 0.13, "two": 0.05, "clip": 0.04, "text": 0.02, "plain": 0.22},
     17192: {"read": 0.58, "object": 0.03, "count": 0.16, "two": 0.05, "clip": 0.04, "text": 0.02, "plain": 0.12},
+    17702: {"read": 0.44, "object": 0.03, "count": 0.13, "two": 0.04, "clip": 0.03, "text": 0.20, "plain": 0.13},
 }
 # Shares of the sides of units, from a step on: for lines to read, and for other pictures. The first three rounds had
 # the smallest side alone. Then most pictures are cut into slices, and a token of small print has more characters than
@@ -55,7 +56,7 @@ SIDES: dict[int, Shares] = {
     15580: (0.04, 0.06, 0.90),
     17192: (0.01, 0.02, 0.97),
 }
-ROWS = {0: 32, 15580: 192, 17192: 32}  # requests of a step, from a step on; 192 are for a GPU
+ROWS = {0: 32, 15580: 192, 17192: 32, 17702: 40}  # requests of a step, from a step on; 192 are for a GPU
 SLICED = {0: 0.0, 17192: 0.7}  # share of lines to read in pictures that have slices, from a step on
 PAGES = 16  # of a step of the encoder alone
 # From a step of pages on; beside the requests of the whole model they go on.

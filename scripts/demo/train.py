@@ -86,7 +86,7 @@ def train_heads(run: Run, seed: int, before: int, total: int, clock: Clock) -> b
     A training from nothing has had all these steps.
 
     Args:
-        before: steps of pages that the checkpoint has had.
+        before: steps of pages that the checkpoint has had, those beside the requests too.
     """
     rank, world = distributed.get_rank(), distributed.get_world_size()
     progress = Progress(run, "heads", total, clock, ("classes", "held"), PAGES)
@@ -270,7 +270,8 @@ def train(rank: int, arguments: argparse.Namespace, meeting: str) -> None:
     if arguments.device == "cuda":
         lengthen_chunks()
     distributed.barrier()
-    ready = train_heads(run, seed, before[0], HEAD_STEPS, clock) and train_pages(run, seed, before[0], clock)
+    had = before[0] + run.steps["answers"]
+    ready = train_heads(run, seed, had, HEAD_STEPS, clock) and train_pages(run, seed, before[0], clock)
     if ready and train_decoder(run, arguments.run, seed, before[1], clock):
         train_answers(run, arguments.run, seed, before, arguments.steps, clock)
     distributed.barrier()  # the first process may still be writing; one that ended before it was seen to abort
