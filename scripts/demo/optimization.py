@@ -15,8 +15,8 @@ from scripts.demo.muon import Muon
 # trained after them is one more round. The third begins at half the rate: after 400 steps of pages alone, with a fall
 # to 0, the loss of unseen pages was 0.03 lower from 3e-4, 0.07 higher from 1e-3, and 0.5 higher from 3e-3. The fourth
 # had units of another side to learn, and a higher rate. The sixth began with the mean that shipped before it. The
-# seventh had six times the requests in a step, on a GPU, and units and layers to learn that were new; the eighth has 32
-# again, and the ninth, about free questions, 40.
+# seventh had six times the requests in a step, on a GPU, and units and layers to learn that were new; the eighth had 32
+# again, and the ninth, a fifth of it without a picture, 40.
 PAGE_RATES, PAGE_FALL = (6e-3, 1e-3), (2400, 12000)
 DECODER_RATES, DECODER_FALL = (2e-3, 1e-3), (999, 1000)
 ROUNDS = (3320, 5350, 6830, 9350, 10320, 11330, 12942, 13452, 13702)
